@@ -1,0 +1,174 @@
+//! Code that a target's thread runs for us and that carries the way home in itself.
+//!
+//! A stub makes its system calls, puts back the signal mask and every general register from constants inside it, and jumps to
+//! where the thread was. System calls leave the vector registers alone. So a thread whose tracer dies at any instant simply
+//! runs on: through the stub, and home. It uses no stack but for one `popf` whose `rsp` points into the stub.
+
+use super::{home, Registers};
+
+/// Bytes to be written at the address they were made for.
+pub struct Stub {
+    /// The code and its constants.
+    pub bytes: Vec<u8>,
+    /// Address of the `syscall` instruction, or of the first instruction of a twin program.
+    pub entry: u64,
+    /// Address from which the thread goes home at once.
+    pub tail: u64,
+}
+
+/// The most bytes any stub takes.
+pub const MAX_LEN: usize = 512;
+
+struct Asm(Vec<u8>);
+
+impl Asm {
+    fn put(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn imm32(&mut self, opcode: &[u8], value: u32) -> &mut Self {
+        self.put(opcode).put(&value.to_le_bytes())
+    }
+
+    fn imm64(&mut self, opcode: &[u8], value: u64) -> &mut Self {
+        self.put(opcode).put(&value.to_le_bytes())
+    }
+
+    fn mov_eax(&mut self, value: i64) -> &mut Self {
+        self.imm32(&[0xb8], value as u32)
+    }
+
+    fn mov_edi(&mut self, value: u32) -> &mut Self {
+        self.imm32(&[0xbf], value)
+    }
+
+    fn mov_esi(&mut self, value: u32) -> &mut Self {
+        self.imm32(&[0xbe], value)
+    }
+
+    fn clear_edx_r10_r8(&mut self) -> &mut Self {
+        self.put(&[0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0])
+    }
+
+    fn syscall(&mut self) -> &mut Self {
+        self.put(&[0x0f, 0x05])
+    }
+
+    /// `test eax, eax`, then jump if not zero to a place patched in later; returns where to patch.
+    fn jump_if_nonzero(&mut self) -> usize {
+        self.put(&[0x85, 0xc0]).imm32(&[0x0f, 0x85], 0);
+        self.0.len() - 4
+    }
+
+    fn land(&mut self, patch: usize) {
+        let distance = (self.0.len() - patch - 4) as u32;
+        self.0[patch..patch + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    fn exit_group(&mut self) -> &mut Self {
+        self.mov_edi(0).mov_eax(libc::SYS_exit_group).syscall()
+    }
+}
+
+/// Constants first: signal mask, flags, address of home.
+fn start(regs: &Registers, mask: u64) -> Asm {
+    let mut asm = Asm(Vec::with_capacity(MAX_LEN));
+    asm.put(&mask.to_le_bytes()).put(&regs.eflags.to_le_bytes()).put(&regs.rip.to_le_bytes());
+    asm
+}
+
+/// Signal mask, registers, jump.
+fn go_home(asm: &mut Asm, base: u64, regs: &Registers) {
+    asm.mov_eax(libc::SYS_rt_sigprocmask).mov_edi(libc::SIG_SETMASK as u32);
+    asm.imm64(&[0x48, 0xbe], base).put(&[0x31, 0xd2]).imm32(&[0x41, 0xba], 8).syscall();
+    asm.imm64(&[0x48, 0xbc], base + 8).put(&[0x9d]);
+    let registers: [(&[u8], u64); 16] = [
+        (&[0x48, 0xbc], regs.rsp), (&[0x48, 0xb8], regs.rax), (&[0x48, 0xb9], regs.rcx), (&[0x48, 0xba], regs.rdx),
+        (&[0x48, 0xbb], regs.rbx), (&[0x48, 0xbd], regs.rbp), (&[0x48, 0xbe], regs.rsi), (&[0x48, 0xbf], regs.rdi),
+        (&[0x49, 0xb8], regs.r8), (&[0x49, 0xb9], regs.r9), (&[0x49, 0xba], regs.r10), (&[0x49, 0xbb], regs.r11),
+        (&[0x49, 0xbc], regs.r12), (&[0x49, 0xbd], regs.r13), (&[0x49, 0xbe], regs.r14), (&[0x49, 0xbf], regs.r15),
+    ];
+    for (opcode, value) in registers {
+        asm.imm64(opcode, value);
+    }
+    // jmp [rip + distance] to the address among the constants.
+    let behind = asm.0.len() as u32 + 6;
+    asm.imm32(&[0xff, 0x25], 16u32.wrapping_sub(behind));
+}
+
+/// One system call whose registers the tracer sets, then home. `stopped` are the registers at the stop.
+pub fn call(base: u64, stopped: &Registers, mask: u64) -> Stub {
+    let regs = home(stopped);
+    let mut asm = start(&regs, mask);
+    let entry = base + asm.0.len() as u64;
+    asm.syscall();
+    let tail = base + asm.0.len() as u64;
+    go_home(&mut asm, base, &regs);
+    Stub { bytes: asm.0, entry, tail }
+}
+
+/// Forks the twin, then home.
+///
+/// The twin is born of a middle process that shares the target's memory, so that it is nobody's child once the middle is gone;
+/// with `direct` it is the target's own child (for a target that would inherit the orphan anyhow). The twin's own code drops its
+/// copy of the descriptors, so that it keeps no pipe or socket open, and exits: what a twin that nobody traces does at once.
+pub fn twin(base: u64, stopped: &Registers, mask: u64, direct: bool) -> Stub {
+    let regs = home(stopped);
+    let mut asm = start(&regs, mask);
+    let entry = base + asm.0.len() as u64;
+    let mut to_middle_end = None;
+    let shared = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
+    let to_tail = clone(&mut asm, if direct { 0 } else { shared as u32 });
+    if !direct {
+        to_middle_end = Some(clone(&mut asm, 0));
+    }
+    asm.mov_edi(0).mov_esi(u32::MAX).clear_edx_r10_r8().mov_eax(libc::SYS_close_range).syscall();
+    if let Some(patch) = to_middle_end {
+        asm.land(patch);
+    }
+    asm.exit_group();
+    asm.land(to_tail);
+    let tail = base + asm.0.len() as u64;
+    go_home(&mut asm, base, &regs);
+    Stub { bytes: asm.0, entry, tail }
+}
+
+/// clone without exit signal; the new task falls through, the caller jumps to where the returned patch lands.
+fn clone(asm: &mut Asm, flags: u32) -> usize {
+    asm.mov_edi(flags).mov_esi(0).clear_edx_r10_r8().mov_eax(libc::SYS_clone).syscall();
+    asm.jump_if_nonzero()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers() -> Registers {
+        let mut regs: Registers = crate::sys::ptrace::zero_regs();
+        (regs.rip, regs.rsp, regs.rax, regs.orig_rax, regs.eflags) = (0x1111, 0x2222, 7, -1i64 as u64, 0x246);
+        regs
+    }
+
+
+    #[test]
+    fn stubs_fit_and_their_jump_reads_the_home_address() {
+        for stub in [call(0x1000, &registers(), 5), twin(0x1000, &registers(), 5, true), twin(0x1000, &registers(), 5, false)] {
+            assert!(stub.bytes.len() <= MAX_LEN, "{}", stub.bytes.len());
+            let n = stub.bytes.len();
+            let distance = i32::from_le_bytes(stub.bytes[n - 4..].try_into().unwrap());
+            assert_eq!(n as i64 + i64::from(distance), 16);
+            assert_eq!(stub.bytes[16..24], 0x1111u64.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn an_interrupted_call_is_made_again() {
+        let mut regs = registers();
+        (regs.orig_rax, regs.rax) = (35, -514i64 as u64);
+        let home = home(&regs);
+        assert_eq!((home.rax, home.rip), (35, 0x1111 - 2));
+        regs.rax = -516i64 as u64;
+        assert_eq!(super::home(&regs).rax, libc::SYS_restart_syscall as u64);
+    }
+}

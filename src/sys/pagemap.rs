@@ -1,0 +1,82 @@
+//! The PAGEMAP_SCAN ioctl on /proc/PID/pagemap (Linux 6.7).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::check;
+
+/// Page categories of PAGEMAP_SCAN.
+pub mod category {
+    /// Written since it was last write-protected.
+    pub const WRITTEN: u64 = 1 << 1;
+    /// A page of a file or of shared memory, as opposed to a private copy.
+    pub const FILE: u64 = 1 << 2;
+    /// Present in memory.
+    pub const PRESENT: u64 = 1 << 3;
+    /// Swapped out.
+    pub const SWAPPED: u64 = 1 << 4;
+    /// The kernel's page of zeros.
+    pub const ZERO: u64 = 1 << 5;
+    /// Part of a transparent or explicit huge page.
+    pub const HUGE: u64 = 1 << 6;
+}
+
+/// A run of pages of equal categories.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last byte.
+    pub end: u64,
+    /// Which of the asked categories hold.
+    pub categories: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const _: () = assert!(std::mem::size_of::<ScanArg>() == 0x60);
+
+/// Regions of [`start`, `end`) in which any category of `any_of` holds, with those of `report` that hold.
+pub fn scan(pagemap: &File, start: u64, end: u64, any_of: u64, report: u64) -> io::Result<Vec<Region>> {
+    let mut found = Vec::new();
+    let mut chunk = vec![Region::default(); 4096];
+    let mut at = start;
+    while at < end {
+        let mut arg = ScanArg {
+            size: std::mem::size_of::<ScanArg>() as u64,
+            start: at,
+            end,
+            vec: chunk.as_mut_ptr() as u64,
+            vec_len: chunk.len() as u64,
+            category_anyof_mask: any_of,
+            return_mask: report,
+            ..ScanArg::default()
+        };
+        // SAFETY: `arg` and the vector it points to are live and of the sizes it states.
+        let n = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) }.into())?;
+        found.extend_from_slice(&chunk[..n as usize]);
+        if arg.walk_end <= at {
+            break;
+        }
+        at = arg.walk_end;
+    }
+    Ok(found)
+}

@@ -1,0 +1,288 @@
+//! Stopping a whole process tree at one instant, and letting it go as if we had never come.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::arch::{self, Registers};
+use crate::error::{Error, Kind, Result};
+use crate::proc::{self, stat, status::Status, Pid};
+use crate::sys::ptrace::{self, Event};
+
+/// How long a thread may take to stop; longer means that it sleeps where no signal reaches it.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A thread stopped by us.
+#[derive(Debug, Clone)]
+pub struct Thread {
+    /// Its id as we see it.
+    pub tid: Pid,
+    /// Registers at the stop.
+    pub regs: Registers,
+    /// Blocked signals.
+    pub sigmask: u64,
+    /// The job control signal that had stopped it before we came.
+    pub stopped_by: Option<i32>,
+    /// Signals that reached it while it worked for us; sent again at the thaw.
+    pub parked: Vec<i32>,
+}
+
+/// A process whose threads are all stopped, or a zombie.
+#[derive(Debug)]
+pub struct Process {
+    /// Its id as we see it.
+    pub pid: Pid,
+    /// /proc/PID/stat at the instant of the frame.
+    pub stat: stat::Stat,
+    /// Its threads, leader first; none for a zombie.
+    pub threads: Vec<Thread>,
+}
+
+impl Process {
+    /// Dead, not yet waited for by its parent.
+    pub fn is_zombie(&self) -> bool {
+        self.threads.is_empty()
+    }
+}
+
+/// A stopped process tree, parents before children. Dropping it lets everything run on.
+#[derive(Debug)]
+pub struct Frozen {
+    /// Its processes.
+    pub processes: Vec<Process>,
+    seized: Vec<(Pid, Pid)>,
+    options: i32,
+}
+
+impl Frozen {
+    /// Stops `root`, its threads and all its descendants.
+    pub fn seize(root: Pid) -> Result<Frozen> {
+        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new(), options: options_for(root) };
+        let mut threads: Vec<Thread> = Vec::new();
+        let mut known = BTreeSet::new();
+        // Until a look around finds nobody new: what is stopped cannot make threads or children.
+        loop {
+            let fresh = frozen.attach_new(root, &mut known)?;
+            if fresh.is_empty() {
+                break;
+            }
+            for (pid, tid) in fresh {
+                threads.extend(wait_stopped(pid, tid)?);
+            }
+        }
+        for pid in tree(root)? {
+            frozen.add_process(pid, &mut threads)?;
+        }
+        Ok(frozen)
+    }
+
+    /// Stops the main thread of `pid` only.
+    pub fn seize_one(pid: Pid) -> Result<Frozen> {
+        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new(), options: options_for(pid) };
+        if attach(pid, pid, frozen.options, true)? {
+            frozen.seized.push((pid, pid));
+        }
+        let leader = wait_stopped(pid, pid)?.ok_or_else(|| super::gone(pid))?;
+        frozen.processes.push(Process { pid, stat: stat::read(pid)?, threads: vec![leader] });
+        Ok(frozen)
+    }
+
+    /// The main thread of the first process.
+    pub fn leader(&mut self) -> &mut Thread {
+        &mut self.processes[0].threads[0]
+    }
+
+    fn attach_new(&mut self, root: Pid, known: &mut BTreeSet<Pid>) -> Result<Vec<(Pid, Pid)>> {
+        let mut fresh = Vec::new();
+        for pid in tree(root)? {
+            for tid in proc::threads(pid).unwrap_or_default() {
+                if known.insert(tid) && attach(pid, tid, self.options, pid == root)? {
+                    self.seized.push((pid, tid));
+                    fresh.push((pid, tid));
+                }
+            }
+        }
+        Ok(fresh)
+    }
+
+    fn add_process(&mut self, pid: Pid, threads: &mut Vec<Thread>) -> Result<()> {
+        let stat = stat::read(pid)?;
+        let tids = proc::threads(pid)?;
+        let mut own: Vec<Thread> = Vec::new();
+        threads.retain(|thread| {
+            let mine = tids.contains(&thread.tid);
+            if mine {
+                own.push(thread.clone());
+            }
+            !mine
+        });
+        own.sort_by_key(|thread| (thread.tid != pid, thread.tid));
+        if own.first().is_some_and(|leader| leader.tid != pid) {
+            return Err(Error::refused(format!("pid {pid}: its main thread has exited while others run on; such a process cannot be restored: end it or let its main thread wait")));
+        }
+        self.processes.push(Process { pid, stat, threads: own });
+        Ok(())
+    }
+
+    /// Lets every thread run on, with the registers and masks it was stopped with.
+    pub fn thaw(mut self) {
+        self.release(0);
+    }
+
+    /// Lets every thread run on, after a stop signal that keeps the tree stopped.
+    pub fn thaw_stopped(mut self) {
+        for process in self.processes.iter().filter(|p| !p.is_zombie()) {
+            // A queued SIGSTOP takes effect before the first instruction after the detach.
+            let _ = crate::sys::pidfd::open(process.pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), libc::SIGSTOP));
+        }
+        self.release(0);
+    }
+
+    /// Ends every process at this very instant: none runs another instruction.
+    pub fn kill(mut self) {
+        // Root first: a parent must not see its children die.
+        for process in self.processes.iter().filter(|p| !p.is_zombie()) {
+            let _ = crate::sys::pidfd::open(process.pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), libc::SIGKILL));
+        }
+        for (_, tid) in self.seized.drain(..) {
+            while let Ok(Some(event)) = ptrace::wait(tid, true) {
+                if matches!(event, Event::Gone(_)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, signal: i32) {
+        let parked: Vec<(Pid, Pid, i32)> = self
+            .processes
+            .iter()
+            .flat_map(|p| p.threads.iter().flat_map(move |t| t.parked.iter().map(move |&s| (p.pid, t.tid, s))))
+            .collect();
+        for (pid, tid, signal) in parked {
+            let _ = crate::sys::pidfd::tgkill(pid, tid, signal);
+        }
+        // Errors here mean that the thread is gone, which is its own affair.
+        for (pid, tid) in self.seized.drain(..) {
+            if ptrace::detach(tid, signal).is_err() && std::path::Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
+                // Not in a stop (it was being waited for): stop it once more to let go of it.
+                let _ = ptrace::interrupt(tid);
+                let _ = wait_for_stop(tid, Instant::now() + STOP_WITHIN);
+                let _ = ptrace::detach(tid, 0);
+            }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.release(0);
+    }
+}
+
+/// The processes of the tree below `root`, parents before children.
+pub fn tree(root: Pid) -> Result<Vec<Pid>> {
+    let mut all = vec![root];
+    let mut at = 0;
+    while at < all.len() {
+        let children = match proc::children(all[at]) {
+            Err(e) if e.kind() != Kind::TargetGone && e.kind() != Kind::NotFound => return Err(e),
+            Err(e) if at == 0 => return Err(e),
+            found => found.unwrap_or_default(),
+        };
+        all.extend(children.into_iter().filter(|pid| !is_twin(*pid)));
+        at += 1;
+    }
+    Ok(all)
+}
+
+/// A twin of an earlier frame, still being streamed: a child of the target that is not part of it.
+fn is_twin(pid: Pid) -> bool {
+    super::twin::is_marked(pid)
+}
+
+fn options_for(root: Pid) -> i32 {
+    let filtered = Status::read(root).is_ok_and(|status| status.get("Seccomp") != "0");
+    ptrace::SYSGOOD | if filtered { ptrace::SUSPEND_SECCOMP } else { 0 }
+}
+
+/// Seizes one thread and asks it to stop; false if it is dead already.
+fn attach(pid: Pid, tid: Pid, options: i32, is_root: bool) -> Result<bool> {
+    match stat::read_thread(pid, tid) {
+        Ok(stat) if stat.is_zombie() => return Ok(false),
+        Ok(stat) if stat.is_kernel_thread() => return Err(Error::refused(format!("pid {pid} is a thread of the kernel: only user programs can be checkpointed"))),
+        Err(e) if is_root && tid == pid => return Err(e),
+        Err(_) => return Ok(false),
+        Ok(_) => {}
+    }
+    let seized = ptrace::seize(tid, options).or_else(|e| match e.raw_os_error() {
+        // Without CAP_SYS_ADMIN the filter stays in force; the calls that we inject may then be refused by it.
+        Some(libc::EPERM) if options & ptrace::SUSPEND_SECCOMP != 0 => ptrace::seize(tid, options & !ptrace::SUSPEND_SECCOMP),
+        _ => Err(e),
+    });
+    match seized {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) && !(is_root && tid == pid) => return Ok(false),
+        Err(e) => return Err(explain(pid, e)),
+    }
+    Ok(ptrace::interrupt(tid).is_ok())
+}
+
+fn explain(pid: Pid, e: std::io::Error) -> Error {
+    let Ok(status) = Status::read(pid) else { return Error::new(Kind::TargetGone, format!("pid {pid}: no such process")) };
+    let tracer = status.number("TracerPid").unwrap_or(0);
+    if tracer != 0 {
+        let name = proc::text(&proc::path(tracer as Pid, "comm")).unwrap_or_default();
+        return Error::refused(format!("pid {pid} is being traced by pid {tracer} ({}): detach that first", name.trim()));
+    }
+    if e.raw_os_error() == Some(libc::EPERM) {
+        let uid = status.numbers("Uid").ok().and_then(|uids| uids.first().copied()).unwrap_or(-1);
+        return Error::new(
+            Kind::Privilege,
+            format!("pid {pid} (uid {uid}) may not be traced by us: run as that user with kernel.yama.ptrace_scope 0, or with CAP_SYS_PTRACE (root)"),
+        );
+    }
+    Error::io(format!("cannot attach to pid {pid}"), e)
+}
+
+fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
+    let stopped_by = match wait_for_stop(tid, Instant::now() + STOP_WITHIN) {
+        Ok(Some(Event::GroupStop(signal))) => Some(signal),
+        Ok(Some(Event::Gone(_))) => return Ok(None),
+        Ok(Some(_)) => None,
+        Ok(None) => {
+            let wchan = proc::text(&super::task(pid, tid, "wchan")).unwrap_or_default();
+            return Err(Error::refused(format!("pid {pid} thread {tid} does not stop: it sleeps in the kernel at {wchan:?} where no signal reaches it; try again when it is done")));
+        }
+        Err(e) => return Err(Error::io(format!("cannot wait for pid {pid} thread {tid}"), e)),
+    };
+    let read = || -> std::io::Result<(Registers, u64)> {
+        let mut regs = ptrace::regs(tid)?;
+        if arch::hide_interruption(&mut regs) {
+            ptrace::set_regs(tid, &regs)?;
+        }
+        Ok((regs, ptrace::sigmask(tid)?))
+    };
+    let (regs, sigmask) = read().map_err(|_| super::gone(pid))?;
+    if arch::is_32bit(&regs) {
+        return Err(Error::refused(format!("pid {pid} thread {tid} runs 32-bit code; only 64-bit programs can be checkpointed")));
+    }
+    Ok(Some(Thread { tid, regs, sigmask, stopped_by, parked: Vec::new() }))
+}
+
+/// Waits until our own stop arrives; signals that come first are delivered, as they would have been. `None` past the deadline.
+fn wait_for_stop(tid: Pid, deadline: Instant) -> std::io::Result<Option<Event>> {
+    let mut spins = 0;
+    loop {
+        match ptrace::wait(tid, false)? {
+            Some(Event::Signal(signal)) => ptrace::cont(tid, signal)?,
+            Some(Event::Event(_) | Event::Syscall) => ptrace::cont(tid, 0)?,
+            Some(event) => return Ok(Some(event)),
+            None if Instant::now() > deadline => return Ok(None),
+            None if spins < 200 => {
+                spins += 1;
+                std::thread::yield_now();
+            }
+            None => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
+}
