@@ -5,6 +5,7 @@ pub mod arch;
 pub mod error;
 pub mod image;
 pub mod proc;
+pub mod resource;
 pub mod store;
 pub mod sys;
 pub mod tracee;

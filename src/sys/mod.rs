@@ -4,6 +4,7 @@
 pub mod clone;
 pub mod fd;
 pub mod kcmp;
+pub mod mapping;
 pub mod pagemap;
 pub mod pidfd;
 pub mod process_vm;
