@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod error;
+pub mod host;
 pub mod image;
 pub mod proc;
 pub mod resource;

@@ -19,6 +19,8 @@ pub struct Content {
     pub file: File,
     /// How many bytes.
     pub len: u64,
+    /// Offset in the object of the file's first byte: the address, for pages of a mapping.
+    pub base: u64,
 }
 
 /// Collects contents and numbers the objects of a frame.
@@ -44,17 +46,22 @@ impl Contents {
 
     /// Copies the first `len` bytes of `file` as they are now; returns the object that will hold them.
     pub fn copy(&mut self, file: &File, len: u64) -> Result<u32> {
-        let copy = tempfile::tempfile_in(&self.spool).at("make a temporary file in", &self.spool)?;
+        let copy = self.spool_file()?;
         if ioctl_number(copy.as_fd(), FICLONE, file.as_raw_fd() as libc::c_ulong).is_err() {
             copy_data(file, &copy, len).context("cannot copy the content of an open file into the store")?;
         }
         Ok(self.later(copy, len))
     }
 
+    /// An empty file without a name, in the spool.
+    pub fn spool_file(&self) -> Result<File> {
+        tempfile::tempfile_in(&self.spool).at("make a temporary file in", &self.spool)
+    }
+
     /// Promises the content of a file that nobody changes any more.
     pub fn later(&mut self, file: File, len: u64) -> u32 {
         let object = self.object();
-        self.list.push(Content { object, file, len });
+        self.list.push(Content { object, file, len, base: 0 });
         object
     }
 }

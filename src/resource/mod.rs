@@ -2,3 +2,5 @@
 
 pub mod contents;
 pub mod files;
+pub mod memory;
+pub mod tree;

@@ -18,6 +18,8 @@ pub mod category {
     pub const SWAPPED: u64 = 1 << 4;
     /// The kernel's page of zeros.
     pub const ZERO: u64 = 1 << 5;
+    /// A guard page (MADV_GUARD_INSTALL).
+    pub const GUARD: u64 = 1 << 8;
     /// Part of a transparent or explicit huge page.
     pub const HUGE: u64 = 1 << 6;
 }

@@ -1,6 +1,7 @@
 //! A blank process: born stopped, traced, with a chosen id and hardly any memory; a restore fills it.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::memory::Memory;
 use super::{follow_clone, run_call, to_syscall_stop, Remote, RemoteExt};
@@ -23,6 +24,7 @@ pub struct Blank {
     site: u64,
     scratch: u64,
     used: u64,
+    service: i32,
     memory: Memory,
 }
 
@@ -42,7 +44,7 @@ impl Blank {
         let maps = maps::read(&proc::path(child, "maps"))?;
         let site = syscall_site(&memory, &maps)?;
         let template = ptrace::regs(child).map_err(|e| Error::io(format!("cannot read the registers of {child}"), e))?;
-        Ok(Blank { tid: child, pid: child, template, site, scratch: 0, used: 0, memory })
+        Ok(Blank { tid: child, pid: child, template, site, scratch: 0, used: 0, service: -1, memory })
     }
 
     /// Its memory.
@@ -50,9 +52,22 @@ impl Blank {
         &self.memory
     }
 
-    /// Where its `syscall` instruction is, after the vDSO has moved by `delta` bytes.
-    pub fn moved_vdso(&mut self, delta: i64) {
-        self.site = self.site.wrapping_add_signed(delta);
+    /// Moves the vDSO, `len` bytes, to another address; the calls that we inject follow it there.
+    pub fn move_vdso(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        self.must("move the vDSO", libc::SYS_mremap, [from, len, len, flags, to, 0])?;
+        self.site = self.site - from + to;
+        Ok(())
+    }
+
+    /// Where the restorer's own pidfd is among its descriptors.
+    pub fn set_service(&mut self, fd: i32) {
+        self.service = fd;
+    }
+
+    /// Gives it a duplicate of our descriptor `fd`, close-on-exec; returns the number.
+    pub fn borrow(&mut self, fd: BorrowedFd<'_>) -> Result<u64> {
+        self.must("take over a descriptor", libc::SYS_pidfd_getfd, [self.service as u64, fd.as_raw_fd() as u64, 0, 0, 0, 0])
     }
 
     /// Maps the scratch area at `address`, which must be free.

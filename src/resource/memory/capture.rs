@@ -1,0 +1,165 @@
+//! The mappings of a stopped process, and the pages of its twin.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::{AddressSpace, Backing, Mapping};
+use crate::error::{Context, Error, Result};
+use crate::proc::maps::{self, Flagged, Vma};
+use crate::proc::{self, Pid};
+use crate::resource::contents::{Content, Contents};
+use crate::resource::files::{FileId, FileKind, FileTable};
+use crate::sys::pagemap::{self, category};
+use crate::sys::PAGE;
+use crate::tracee::memory::Memory;
+
+/// What was learnt of a process's mappings before the pause: the kernel takes long to print flags.
+#[derive(Debug, Default)]
+pub struct Survey(HashMap<u64, Flagged>);
+
+impl Survey {
+    /// Reads the flags of all mappings of a running process.
+    pub fn of(pid: Pid) -> Result<Survey> {
+        let all = maps::parse_smaps(&proc::text(&proc::path(pid, "smaps"))?)?;
+        Ok(Survey(all.into_iter().map(|flagged| (flagged.vma.start, flagged)).collect()))
+    }
+
+    /// Brings the survey up to date if a mapping has changed since.
+    fn refresh(&mut self, pid: Pid, now: &[Vma]) -> Result<()> {
+        // A stack grows and a heap moves its end without any change of flags.
+        let known = |vma: &Vma| self.0.get(&vma.start).is_some_and(|old| (old.vma.prot, &old.vma.name, old.vma.inode) == (vma.prot, &vma.name, vma.inode));
+        if !now.iter().all(known) {
+            *self = Survey::of(pid)?;
+        }
+        Ok(())
+    }
+}
+
+/// An address space, and what of it a twin will not hold.
+pub struct Captured {
+    /// For the manifest.
+    pub space: AddressSpace,
+    /// Where the stubs go: the mappings as read.
+    pub maps: Vec<Vma>,
+}
+
+/// Describes the memory of stopped process `pid`. Pages that a fork leaves out are copied into `contents` now.
+pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &mut Contents) -> Result<Captured> {
+    let maps = maps::read(&proc::path(pid, "maps"))?;
+    survey.refresh(pid, &maps)?;
+    let object = contents.object();
+    let mut cache = HashMap::new();
+    let mut mappings = Vec::with_capacity(maps.len());
+    for vma in maps.iter().filter(|vma| vma.name != "[vsyscall]") {
+        let flagged = survey.0.get(&vma.start).ok_or_else(|| Error::refused(format!("pid {pid}: mapping {:x} vanished while it was looked at", vma.start)))?;
+        let mapping = describe(pid, vma, flagged, files, &mut cache)?;
+        if mapping.is_private() && mapping.escapes_fork() {
+            contents.list.push(copy_now(pid, &mapping, object, contents)?);
+        }
+        mappings.push(mapping);
+    }
+    Ok(Captured { space: AddressSpace { object, mappings, guards: Vec::new() }, maps })
+}
+
+fn describe(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, cache: &mut HashMap<(String, u64, String), FileId>) -> Result<Mapping> {
+    let backing = if matches!(vma.name.as_str(), "[vdso]") || vma.name.starts_with("[vvar") {
+        Backing::Kernel(vma.name.clone())
+    } else if flagged.page_size != PAGE {
+        huge_pages(pid, vma, flagged)?
+    } else if vma.inode == 0 {
+        refuse_special(pid, vma, flagged)?;
+        Backing::Anonymous
+    } else {
+        let key = (vma.device.clone(), vma.inode, vma.name.clone());
+        let id = match cache.get(&key) {
+            Some(&id) => id,
+            None => {
+                refuse_special(pid, vma, flagged)?;
+                let id = files.intern(pid, &format!("map_files/{:x}-{:x}", vma.start, vma.end)).map_err(|e| e.context(format!("pid {pid} mapping {:x} ({})", vma.start, vma.name)))?;
+                cache.insert(key, id);
+                id
+            }
+        };
+        mark(pid, vma, flagged, files, id)?
+    };
+    let mapping = Mapping { start: vma.start, end: vma.end, prot: vma.prot, shared: vma.shared, backing, offset: vma.offset, flags: flagged.flags.clone() };
+    Ok(mapping)
+}
+
+fn mark(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, id: FileId) -> Result<Backing> {
+    let entry = &mut files.entries[id];
+    let executable = flagged.flags.iter().any(|flag| flag == "ex");
+    entry.code |= executable;
+    entry.mapped |= !vma.shared;
+    entry.written |= vma.shared && flagged.flags.iter().any(|flag| flag == "mw");
+    match entry.kind {
+        FileKind::SystemV(_) if vma.offset != 0 || vma.len() != entry.size.next_multiple_of(PAGE) => {
+            Err(Error::refused(format!("pid {pid} maps a part of System V segment {}; only whole attachments can be restored", entry.path.display())))
+        }
+        FileKind::SystemV(_) => Ok(Backing::Segment(id)),
+        FileKind::Device if entry.path.as_os_str() != "/dev/zero" => {
+            Err(Error::refused(format!("pid {pid} maps device {} at {:x}: its memory belongs to hardware or a driver; unmap it in a `frozen` hook", vma.name, vma.start)))
+        }
+        FileKind::Regular | FileKind::Deleted | FileKind::Memfd(_) | FileKind::SharedAnonymous | FileKind::Device => Ok(Backing::File(id)),
+        _ => Err(Error::refused(format!("pid {pid} maps {} at {:x}, which cannot be mapped again", vma.name, vma.start))),
+    }
+}
+
+fn huge_pages(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<Backing> {
+    if vma.shared || !vma.name.starts_with("/anon_hugepage") {
+        return Err(Error::refused(format!("pid {pid} maps shared huge pages at {:x} ({}); only private MAP_HUGETLB memory can be restored", vma.start, vma.name)));
+    }
+    Ok(Backing::HugePages(flagged.page_size))
+}
+
+fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
+    let has = |flag: &str| flagged.flags.iter().any(|f| f == flag);
+    let why = match () {
+        () if vma.name.contains("[aio]") => "an asynchronous I/O ring (io_setup); end its use in a `frozen` hook",
+        () if vma.name.contains("io_uring") => "an io_uring; close it in a `frozen` hook",
+        () if vma.name.contains("secretmem") => "memfd_secret memory, which nobody but its owner can read",
+        () if vma.name.contains("perf_event") => "a perf_event buffer; close it in a `frozen` hook",
+        () if vma.name == "[uprobes]" => "uprobes breakpoints; remove them first",
+        () if has("um") || has("uw") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it in a `frozen` hook",
+        () if has("ss") => "a shadow stack; start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+        () if has("pf") || has("io") => "memory of a device; unmap it in a `frozen` hook",
+        () => return Ok(()),
+    };
+    Err(Error::refused(format!("pid {pid} mapping {:x}-{:x} is {why}", vma.start, vma.end)))
+}
+
+/// Copies the present pages of a mapping that a fork would leave out; the copy's offset 0 is the mapping's start.
+fn copy_now(pid: Pid, mapping: &Mapping, object: u32, contents: &Contents) -> Result<Content> {
+    let file = contents.spool_file()?;
+    file.set_len(mapping.len()).context("cannot size a temporary file")?;
+    let pagemap_path = proc::path(pid, "pagemap");
+    let pagemap = File::open(&pagemap_path).at("open", &pagemap_path)?;
+    let memory = Memory::open(pid)?;
+    let mut buf = vec![0; 1 << 20];
+    for (start, end) in page_ranges(&pagemap, mapping)? {
+        for at in (start..end).step_by(buf.len()) {
+            let part = &mut buf[..(end - at).min(1 << 20) as usize];
+            memory.read(at, part)?;
+            file.write_all_at(part, at - mapping.start).context("cannot copy memory into the store")?;
+        }
+    }
+    Ok(Content { object, file, len: mapping.len(), base: mapping.start })
+}
+
+/// The pages of a private mapping that differ from what a fresh mapping would show.
+pub fn page_ranges(pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
+    let of_file = matches!(mapping.backing, Backing::File(_));
+    let asked = category::PRESENT | category::SWAPPED;
+    let told = category::FILE | category::ZERO | category::GUARD;
+    let regions = pagemap::scan(pagemap, mapping.start, mapping.end, asked, told).context("cannot scan the pages of a process")?;
+    let ours = |r: &&pagemap::Region| r.categories & category::GUARD == 0 && if of_file { r.categories & category::FILE == 0 } else { r.categories & category::ZERO == 0 };
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for region in regions.iter().filter(ours) {
+        match ranges.last_mut() {
+            Some(last) if last.1 == region.start => last.1 = region.end,
+            _ => ranges.push((region.start, region.end)),
+        }
+    }
+    Ok(ranges)
+}
