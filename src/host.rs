@@ -45,6 +45,13 @@ impl Host {
         })
     }
 
+    /// Brings the clocks up to date.
+    pub fn read_clocks(&mut self) -> Result<()> {
+        self.monotonic_ns = clock(ClockId::CLOCK_MONOTONIC)?;
+        self.boottime_ns = clock(ClockId::CLOCK_BOOTTIME)?;
+        Ok(())
+    }
+
     /// Refuses this machine if its processor lacks what a frame of `other` may use.
     pub fn check_cpu(&self, other: &Host) -> Result<()> {
         let missing: Vec<&str> = other.cpu_features.difference(&self.cpu_features).map(String::as_str).collect();

@@ -181,3 +181,11 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>], to: &[u8
         check(libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as i64).map(|n| n as usize)
     }
 }
+
+/// Takes ownership of a descriptor that a call of ours just returned as a number.
+pub fn own(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only asks whether the number is open; callers pass a descriptor that nothing else owns.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) }.into())?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -9,6 +9,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod process_vm;
 pub mod ptrace;
+pub mod sched;
 pub mod shm;
 
 /// The size of a page on the machines we run on.

@@ -28,6 +28,13 @@ pub struct Blank {
     memory: Memory,
 }
 
+/// Where a blank process makes its calls from.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    site: u64,
+    scratch: u64,
+}
+
 const OPTIONS: i32 = ptrace::EXIT_KILL | ptrace::SYSGOOD | ptrace::FOLLOW_CLONES;
 
 impl Blank {
@@ -44,7 +51,19 @@ impl Blank {
         let maps = maps::read(&proc::path(child, "maps"))?;
         let site = syscall_site(&memory, &maps)?;
         let template = ptrace::regs(child).map_err(|e| Error::io(format!("cannot read the registers of {child}"), e))?;
-        Ok(Blank { tid: child, pid: child, template, site, scratch: 0, used: 0, service: -1, memory })
+        let mut blank = Blank { tid: child, pid: child, template, site, scratch: 0, used: 0, service: -1, memory };
+        blank.forget_rseq()?;
+        Ok(blank)
+    }
+
+    /// Our own C library's registration, inherited: the kernel would write to memory that is about to go.
+    fn forget_rseq(&mut self) -> Result<()> {
+        const UNREGISTER: u64 = 1;
+        let rseq = ptrace::rseq(self.tid).map_err(|e| Error::io(format!("cannot read the rseq area of {}", self.tid), e))?;
+        if rseq.address != 0 {
+            self.must("unregister rseq", libc::SYS_rseq, [rseq.address, u64::from(rseq.size), UNREGISTER, u64::from(rseq.signature), 0, 0])?;
+        }
+        Ok(())
     }
 
     /// Its memory.
@@ -75,6 +94,80 @@ impl Blank {
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
         self.scratch = self.must("map scratch memory", libc::SYS_mmap, [address, SCRATCH_LEN, prot, flags, u64::MAX, 0])?;
+        Ok(())
+    }
+
+    /// Maps a scratch area wherever there is room, for the calls that breed a family.
+    pub fn map_first_scratch(&mut self) -> Result<()> {
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        self.scratch = self.must("map scratch memory", libc::SYS_mmap, [0, SCRATCH_LEN, prot, flags, u64::MAX, 0])?;
+        Ok(())
+    }
+
+    /// Closes every descriptor but `service`, the restorer's pidfd.
+    pub fn keep_only(&mut self, service: i32) -> Result<()> {
+        self.service = service;
+        let service = service as u64;
+        if service > 0 {
+            self.must("close inherited descriptors", libc::SYS_close_range, [0, service - 1, 0, 0, 0, 0])?;
+        }
+        self.must("close inherited descriptors", libc::SYS_close_range, [service + 1, u64::from(u32::MAX), 0, 0, 0, 0]).map(drop)
+    }
+
+    /// Keeps seccomp filters from judging the calls that we inject, until the thread is let go.
+    pub fn suspend_seccomp(&self) -> Result<()> {
+        ptrace::set_options(self.tid, OPTIONS | ptrace::SUSPEND_SECCOMP).map_err(|e| Error::io(format!("pid {}: cannot suspend seccomp (needs CAP_SYS_ADMIN)", self.pid), e))
+    }
+
+    /// Holds back all signals until the final registers come.
+    pub fn block_signals(&self) -> Result<()> {
+        ptrace::set_sigmask(self.tid, !0).map_err(|e| Error::io(format!("cannot hold back the signals of {}", self.tid), e))
+    }
+
+    /// Where its calls are made from, for processes that share its memory.
+    pub fn place(&self) -> Place {
+        Place { site: self.site, scratch: self.scratch }
+    }
+
+    /// Takes over where calls are made from.
+    pub fn set_place(&mut self, place: Place) {
+        (self.site, self.scratch, self.used) = (place.site, place.scratch, 0);
+    }
+
+    /// The restorer's pidfd among its descriptors.
+    pub fn service(&self) -> i32 {
+        self.service
+    }
+
+    /// Dies so that its parent reads wait status `status`.
+    pub fn die(mut self, status: i32) -> Result<()> {
+        let signal = status & 0x7f;
+        if signal == 0 {
+            return self.finish(libc::SYS_exit_group, [(status >> 8) as u64 & 0xff, 0, 0, 0, 0, 0]);
+        }
+        // All zero: the default action, no flags, no mask.
+        self.map_scratch_anew()?;
+        let action = self.put(&[0; 32])?;
+        self.must("reset a signal", libc::SYS_rt_sigaction, [signal as u64, action, 0, 8, 0, 0]).or_else(|e| if signal == libc::SIGKILL { Ok(0) } else { Err(e) })?;
+        let none = self.put(&[0; 16])?;
+        self.must("forbid a core dump", libc::SYS_setrlimit, [libc::RLIMIT_CORE as u64, none, 0, 0, 0, 0])?;
+        let died = (|| {
+            ptrace::set_sigmask(self.tid, 0)?;
+            ptrace::cont(self.tid, signal)?;
+            while !matches!(ptrace::wait(self.tid, true)?, Some(Event::Gone(_))) {
+                ptrace::cont(self.tid, signal)?;
+            }
+            Ok(())
+        })();
+        died.map_err(|e: io::Error| Error::io(format!("pid {}: cannot die of signal {signal}", self.pid), e))
+    }
+
+    /// A zombie's blank kept the scratch area it was born with, if its forker had one.
+    fn map_scratch_anew(&mut self) -> Result<()> {
+        if self.scratch == 0 {
+            self.map_first_scratch()?;
+        }
         Ok(())
     }
 
@@ -177,13 +270,26 @@ fn syscall_site(memory: &Memory, maps: &[Vma]) -> Result<u64> {
 
 fn explain(pid: Pid, e: io::Error) -> Error {
     match e.raw_os_error() {
-        Some(libc::EEXIST) => {
-            let name = proc::text(&proc::path(pid, "comm")).unwrap_or_default();
-            let state = proc::stat::read(pid).map_or("", |stat| if stat.is_zombie() { ", a zombie that its parent has not reaped" } else { "" });
-            Error::refused(format!("pid {pid} is in use by {:?}{state}; end that process, or restore with --isolate", name.trim()))
-        }
+        Some(libc::EEXIST) => in_use(pid),
         Some(libc::EPERM) => Error::new(Kind::Privilege, format!("cannot create a process with id {pid}: that needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (root)")),
         Some(libc::EINVAL) => Error::refused(format!("pid {pid} cannot exist here: it is above kernel.pid_max, or this pid namespace has no init; raise it or use --isolate")),
         _ => Error::io(format!("cannot create process {pid}"), e),
     }
+}
+
+/// Whether some task has this id, be it a process, a thread, a group or a session.
+pub fn exists(id: Pid) -> bool {
+    let signal = |pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::Error::ESRCH);
+    id > 0 && (proc::path(id, "comm").exists() || signal(id) || signal(-id))
+}
+
+/// The refusal for an id that somebody has.
+pub fn in_use(pid: Pid) -> Error {
+    let name = proc::text(&proc::path(pid, "comm")).unwrap_or_default();
+    let why = match proc::stat::read(pid) {
+        Ok(stat) if stat.is_zombie() => format!("the zombie of {:?}, which its parent {} has not reaped", name.trim(), stat.ppid),
+        Ok(_) => format!("{:?}", name.trim()),
+        Err(_) => "a process group or session".to_owned(),
+    };
+    Error::refused(format!("pid {pid} is in use by {why}; end that process, or restore with --isolate"))
 }

@@ -9,6 +9,25 @@ use libc::user_regs_struct;
 /// The general registers of a thread.
 pub type Registers = user_regs_struct;
 
+/// How many general registers the kernel shows.
+pub const REGISTERS: usize = 27;
+
+macro_rules! words {
+    ($($name:ident)*) => {
+        /// The registers as numbers, in the order of `user_regs_struct`.
+        pub fn to_words(regs: &Registers) -> [u64; REGISTERS] {
+            [$(regs.$name),*]
+        }
+
+        /// The registers from numbers.
+        pub fn from_words(words: &[u64; REGISTERS]) -> Registers {
+            let [$($name),*] = *words;
+            Registers { $($name),* }
+        }
+    };
+}
+words!(r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs);
+
 /// The length of the `syscall` instruction.
 const SYSCALL_LEN: u64 = 2;
 

@@ -137,7 +137,7 @@ fn copy_now(pid: Pid, mapping: &Mapping, object: u32, contents: &Contents) -> Re
     let pagemap = File::open(&pagemap_path).at("open", &pagemap_path)?;
     let memory = Memory::open(pid)?;
     let mut buf = vec![0; 1 << 20];
-    for (start, end) in page_ranges(&pagemap, mapping)? {
+    for (start, end) in page_ranges(&pagemap, mapping)?.data {
         for at in (start..end).step_by(buf.len()) {
             let part = &mut buf[..(end - at).min(1 << 20) as usize];
             memory.read(at, part)?;
@@ -147,19 +147,32 @@ fn copy_now(pid: Pid, mapping: &Mapping, object: u32, contents: &Contents) -> Re
     Ok(Content { object, file, len: mapping.len(), base: mapping.start })
 }
 
-/// The pages of a private mapping that differ from what a fresh mapping would show.
-pub fn page_ranges(pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
-    let of_file = matches!(mapping.backing, Backing::File(_));
-    let asked = category::PRESENT | category::SWAPPED;
-    let told = category::FILE | category::ZERO | category::GUARD;
+/// What the page tables tell of one private mapping, as address ranges (start, end).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// Pages that differ from what a fresh mapping would show.
+    pub data: Vec<(u64, u64)>,
+    /// Guard pages.
+    pub guards: Vec<(u64, u64)>,
+}
+
+/// The pages of a private mapping that a frame must hold.
+pub fn page_ranges(pagemap: &File, mapping: &Mapping) -> Result<Pages> {
+    let absent = if matches!(mapping.backing, Backing::File(_)) { category::FILE } else { category::ZERO };
+    let asked = category::PRESENT | category::SWAPPED | category::GUARD;
+    let told = absent | category::GUARD;
     let regions = pagemap::scan(pagemap, mapping.start, mapping.end, asked, told).context("cannot scan the pages of a process")?;
-    let ours = |r: &&pagemap::Region| r.categories & category::GUARD == 0 && if of_file { r.categories & category::FILE == 0 } else { r.categories & category::ZERO == 0 };
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for region in regions.iter().filter(ours) {
-        match ranges.last_mut() {
+    let mut pages = Pages::default();
+    for region in regions {
+        let list = match region.categories {
+            categories if categories & category::GUARD != 0 => &mut pages.guards,
+            categories if categories & absent != 0 => continue,
+            _ => &mut pages.data,
+        };
+        match list.last_mut() {
             Some(last) if last.1 == region.start => last.1 = region.end,
-            _ => ranges.push((region.start, region.end)),
+            _ => list.push((region.start, region.end)),
         }
     }
-    Ok(ranges)
+    Ok(pages)
 }

@@ -5,7 +5,7 @@ mod restore;
 
 use serde::{Deserialize, Serialize};
 
-pub use capture::{capture, page_ranges, Captured, Survey};
+pub use capture::{capture, page_ranges, Captured, Pages, Survey};
 pub use restore::{find_hole, prepare, protect, Layout};
 
 use super::files::FileId;
@@ -66,7 +66,7 @@ impl Mapping {
     }
 
     /// Whether a fork leaves its pages out or apart: they are copied in the pause.
-    fn escapes_fork(&self) -> bool {
+    pub fn escapes_fork(&self) -> bool {
         self.has("dc") || self.has("wf") || matches!(self.backing, Backing::HugePages(_))
     }
 }

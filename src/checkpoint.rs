@@ -1,0 +1,296 @@
+//! Taking a frame: survey → freeze → capture → split → thaw → transfer → commit.
+//!
+//! Whatever fails, the target runs on as if we had never come; nothing is visible in the store before the commit.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::capture::{self, Captured};
+use crate::error::{Error, Kind, Result};
+use crate::hooks::{Event, Hooks};
+use crate::host::Host;
+use crate::image::{Compression, FrameWriter, Header};
+use crate::manifest::{Manifest, Taking};
+use crate::proc::{self, maps, stat, Pid};
+use crate::resource::contents::Contents;
+use crate::resource::fd::CaptureOptions;
+use crate::resource::memory::Survey;
+use crate::store::{FrameRef, Store};
+use crate::tracee::seize::{tree, Frozen};
+use crate::tracee::twin::Twin;
+use crate::tracee::visit::{Site, Visit};
+use crate::transfer::{self, SpaceSource, Totals};
+
+/// How memory is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// The best that this kernel has.
+    #[default]
+    Auto,
+    /// Write-protect tracking; for now the same as `Fork`.
+    Track,
+    /// A forked twin holds the pages.
+    Fork,
+}
+
+/// What becomes of the target when its frame is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// It runs on.
+    #[default]
+    Run,
+    /// It stays stopped (SIGSTOP).
+    Stop,
+    /// It ends at the very instant of the frame.
+    Kill,
+}
+
+/// Which regular files that the target may write are kept with the frame.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SaveFiles {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// Those whose path matches a pattern with `*` and `?`.
+    Matching(String),
+}
+
+/// How to take a frame.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The frame's name; default: the command name of the process.
+    pub name: Option<String>,
+    /// How memory is frozen.
+    pub method: Method,
+    /// What becomes of the target.
+    pub then: Then,
+    /// How pages are compressed.
+    pub compression: Compression,
+    /// Store the program and all mapped files, for hosts that lack them.
+    pub self_contained: bool,
+    /// Keep the content of files open for writing.
+    pub save_files: SaveFiles,
+    /// What may lead outside the tree.
+    pub descriptors: CaptureOptions,
+    /// Commands run at events.
+    pub hooks: Hooks,
+}
+
+/// A frame taken.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// Its reference in the store.
+    #[serde(serialize_with = "as_text")]
+    pub frame: FrameRef,
+    /// Processes in it.
+    pub processes: usize,
+    /// How long the tree stood still, in nanoseconds.
+    pub pause_ns: u64,
+    /// From the start to the frame safe on storage, in nanoseconds.
+    pub durable_ns: u64,
+    /// Pages of 4096 bytes that hold data.
+    pub pages: u64,
+    /// Pages that are zero and take no room.
+    pub zero_pages: u64,
+    /// Length of the frame's file in bytes.
+    pub bytes: u64,
+    /// Things worth a line.
+    pub notes: Vec<String>,
+}
+
+fn as_text<S: serde::Serializer>(frame: &FrameRef, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(frame)
+}
+
+/// Takes a frame of process `pid` and all its descendants into `store`.
+pub fn checkpoint(pid: Pid, store: &dyn Store, options: &Options) -> Result<Report> {
+    let started = Instant::now();
+    let name = options.name.clone().map_or_else(|| default_name(pid), Ok)?;
+    let mut surveys = survey(pid)?;
+    let pending = store.begin(&name)?;
+    let mut contents = Contents::new(pending.directory().to_owned());
+    let mut instant = freeze(pid, &mut surveys, &mut contents, options)?;
+    let streamed = (|| {
+        let mut writer = FrameWriter::create(pending.file()?, pending.path(), &Header::new(None))?;
+        instant.captured.save_code(options.self_contained, &mut contents)?;
+        let totals = transfer::stream(&instant.sources, &contents.list, options.compression, &mut writer)?;
+        Ok::<_, Error>((writer, totals))
+    })();
+    // Success or not, the twins end first: they hold the target's memory.
+    let held = instant.hold.end_twins();
+    let (writer, totals) = streamed?;
+    let held = held?;
+    let notes = std::mem::take(&mut instant.captured.notes);
+    let manifest = instant.into_manifest(name, &totals)?;
+    let written = writer.finish(&manifest.to_bytes()?)?;
+    let bytes = written.bytes;
+    let frame = pending.commit()?;
+    // Only now: had anything failed, the tree would have run on.
+    held.finish(options.then);
+    let report = Report {
+        processes: manifest.processes.len(),
+        pause_ns: manifest.taking.pause_ns,
+        durable_ns: nanos(started.elapsed()),
+        pages: totals.pages,
+        zero_pages: totals.zero_pages,
+        bytes,
+        notes,
+        frame,
+    };
+    options.hooks.run(Event::Committed, pid, Some(&report.frame.to_string()))?;
+    Ok(report)
+}
+
+fn default_name(pid: Pid) -> Result<String> {
+    let comm = proc::text(&proc::path(pid, "comm")).map_err(|_| no_such(pid))?;
+    Ok(comm.trim().chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect::<String>().trim_start_matches('.').to_owned())
+}
+
+fn no_such(pid: Pid) -> Error {
+    Error::new(Kind::NotFound, format!("pid {pid}: no such process"))
+}
+
+/// Before the pause: whether there is anything to freeze, and what takes long to read.
+fn survey(root: Pid) -> Result<HashMap<Pid, Survey>> {
+    let stat = stat::read(root).map_err(|_| no_such(root))?;
+    if stat.is_kernel_thread() {
+        return Err(Error::refused(format!("pid {root} is a thread of the kernel; only user programs can be checkpointed")));
+    }
+    if stat.is_zombie() {
+        return Err(Error::refused(format!("pid {root} is a zombie: it has exited and waits for its parent {} to notice", stat.ppid)));
+    }
+    let leader = crate::proc::status::Status::read(root)?.number("Tgid")?;
+    if leader != i64::from(root) {
+        return Err(Error::refused(format!("{root} is a thread of process {leader}; checkpoint that")));
+    }
+    if root == std::process::id() as Pid || tree(root)?.contains(&(std::process::id() as Pid)) {
+        return Err(Error::refused(format!("pid {root} is this very command or an ancestor of it; run stillframe from outside the tree")));
+    }
+    // What cannot be read now is refused, or is gone, at the freeze.
+    Ok(tree(root)?.into_iter().filter_map(|pid| Some((pid, Survey::of(pid).ok()?))).collect())
+}
+
+/// The instant: what was captured, and who holds the pages.
+struct InstantFrame {
+    captured: Captured,
+    sources: Vec<SpaceSource>,
+    hold: Hold,
+    pause_ns: u64,
+    host: Host,
+}
+
+/// Who holds the frame's pages until they are read.
+enum Hold {
+    /// Copies; the target runs.
+    Twins(Vec<Twin>),
+    /// The target itself, which is not to run again (`Then::Stop`, `Then::Kill`). Dropped, it runs on.
+    Target(Frozen),
+}
+
+impl Hold {
+    fn end_twins(self) -> Result<Hold> {
+        match self {
+            Hold::Twins(twins) => twins.into_iter().try_for_each(Twin::end).map(|()| Hold::Twins(Vec::new())),
+            target => Ok(target),
+        }
+    }
+
+    fn finish(self, then: Then) {
+        match (self, then) {
+            (Hold::Target(frozen), Then::Kill) => frozen.kill(),
+            (Hold::Target(frozen), Then::Stop) => frozen.thaw_stopped(),
+            _ => {}
+        }
+    }
+}
+
+impl InstantFrame {
+    fn into_manifest(self, name: String, totals: &Totals) -> Result<Manifest> {
+        let mut captured = self.captured;
+        for &(object, start, len) in &totals.guards {
+            if let Some(space) = captured.spaces.iter_mut().find(|space| space.object == object) {
+                space.guards.push((start, len));
+            }
+        }
+        captured.files.note_build_ids();
+        Ok(Manifest {
+            name,
+            taken_ns: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos),
+            taking: Taking { method: "fork".to_owned(), pause_ns: self.pause_ns, pages: totals.pages, zero_pages: totals.zero_pages },
+            host: self.host,
+            processes: captured.processes,
+            spaces: captured.spaces,
+            descriptors: captured.descriptors,
+            files: captured.files.entries,
+        })
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+/// Stops the tree, captures it, splits off its memory, and lets it go.
+fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<InstantFrame> {
+    let mut host = Host::here()?;
+    let begun = Instant::now();
+    let mut frozen = seize(root)?;
+    options.hooks.run(Event::Frozen, root, None)?;
+    host.read_clocks()?;
+    let captured = capture::capture(&mut frozen, surveys, contents, options)?;
+    let (sources, hold) = match options.then {
+        Then::Run => {
+            let (sources, twins) = split(&mut frozen, &captured)?;
+            frozen.thaw();
+            (sources, Hold::Twins(twins))
+        }
+        Then::Stop | Then::Kill => (captured.sources(), Hold::Target(frozen)),
+    };
+    let pause_ns = nanos(begun.elapsed());
+    if let Hold::Twins(twins) = &hold {
+        twins.iter().try_for_each(Twin::drop_descriptors)?;
+        options.hooks.run(Event::Resumed, root, None)?;
+    }
+    Ok(InstantFrame { captured, sources, hold, pause_ns, host })
+}
+
+/// Stops the tree; waits out threads that a dead checkpointer left on their way home.
+fn seize(root: Pid) -> Result<Frozen> {
+    const TRIES: u32 = 200;
+    for _ in 0..TRIES {
+        let frozen = Frozen::seize(root)?;
+        if !on_the_way_home(&frozen)? {
+            return Ok(frozen);
+        }
+        frozen.thaw();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(Error::refused(format!("pid {root}: another stillframe is at work in it; wait until that is done")))
+}
+
+fn on_the_way_home(frozen: &Frozen) -> Result<bool> {
+    for process in frozen.processes.iter().filter(|process| !process.is_zombie()) {
+        let site = Site::find(process.pid, &maps::read(&proc::path(process.pid, "maps"))?)?;
+        if process.threads.iter().any(|thread| site.contains(thread.regs.rip)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Forks a twin of every address space, and says where each one's pages are now.
+fn split(frozen: &mut Frozen, captured: &Captured) -> Result<(Vec<SpaceSource>, Vec<Twin>)> {
+    let mut sources = captured.sources();
+    let mut twins = Vec::new();
+    for source in &mut sources {
+        let owner = frozen.processes.iter_mut().find(|process| process.pid == source.pid);
+        let thread = owner.and_then(|process| process.threads.first_mut()).ok_or_else(|| crate::tracee::gone(source.pid))?;
+        let mut visit = Visit::begin(source.pid, thread, captured.sites[&source.pid])?;
+        let twin = Twin::fork(&mut visit, captured.twins_are_children)?;
+        source.pid = twin.pid;
+        twins.push(twin);
+    }
+    Ok((sources, twins))
+}

@@ -1,0 +1,58 @@
+//! Scheduling of a thread, read and set from outside by its id.
+
+use std::io;
+use std::mem::size_of;
+
+use libc::pid_t;
+
+use super::check;
+
+/// `struct sched_attr` of sched_setattr(2), without utilisation clamps.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Attributes {
+    size: u32,
+    /// SCHED_OTHER, SCHED_FIFO …
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Static priority of real-time policies.
+    pub priority: u32,
+    /// SCHED_DEADLINE: nanoseconds.
+    pub runtime: u64,
+    /// SCHED_DEADLINE: nanoseconds.
+    pub deadline: u64,
+    /// SCHED_DEADLINE: nanoseconds.
+    pub period: u64,
+}
+
+/// Policy and priority of a thread.
+pub fn attributes(tid: pid_t) -> io::Result<Attributes> {
+    let mut found = Attributes::default();
+    // SAFETY: the kernel writes at most the size we state.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &mut found, size_of::<Attributes>(), 0) })?;
+    Ok(found)
+}
+
+/// Sets policy and priority of a thread.
+pub fn set_attributes(tid: pid_t, wanted: &Attributes) -> io::Result<()> {
+    let wanted = Attributes { size: size_of::<Attributes>() as u32, ..*wanted };
+    // SAFETY: `wanted` is live and states its size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &wanted, 0) }).map(drop)
+}
+
+const IOPRIO_WHO_PROCESS: i32 = 1;
+
+/// I/O priority of a thread: class and level.
+pub fn io_priority(tid: pid_t) -> io::Result<i32> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) }).map(|value| value as i32)
+}
+
+/// Sets the I/O priority of a thread.
+pub fn set_io_priority(tid: pid_t, priority: i32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, priority) }).map(drop)
+}
