@@ -1,7 +1,7 @@
 /* Mappings that reach beyond the end of their file. */
-#include <setjmp.h>
-
 #include "vma.h"
+
+#include <setjmp.h>
 
 static sigjmp_buf fault_env;
 

@@ -1,7 +1,7 @@
 /* All protections, data behind PROT_NONE, guards that still fault. */
-#include <setjmp.h>
-
 #include "vma.h"
+
+#include <setjmp.h>
 
 static sigjmp_buf fault_env;
 static volatile int fault_code;

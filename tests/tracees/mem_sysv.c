@@ -1,7 +1,7 @@
 /* System V shared memory: several attaches, ids kept, removed while attached or not. */
-#include <sys/shm.h>
-
 #include "vma.h"
+
+#include <sys/shm.h>
 
 #define LEN (4 * TR_PAGE)
 
