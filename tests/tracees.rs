@@ -245,6 +245,7 @@ tracees! {
     unix_connected,
     unix_dgram_named,
     unix_listen,
+    unix_names,
     unix_opts,
     unix_packets,
     unix_rights,

@@ -42,13 +42,15 @@ static void suspend(struct tr_thread *t)
     (void)t;
     sigfillset(&during);
     sigdelset(&during, SIGUSR1);
-    sigemptyset(&blocked);
-    sigaddset(&blocked, SIGUSR1);
-    sigaddset(&blocked, SIGHUP);
+    /* What another thread waits for must stay blocked here. */
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGWINCH);
     MUST(pthread_sigmask(SIG_SETMASK, &blocked, NULL));
     int r = sigsuspend(&during);
     CHECK(r == -1 && errno == EINTR, "sigsuspend gave %d", r);
     MUST(pthread_sigmask(SIG_SETMASK, NULL, &after));
+    sigdelset(&blocked, SIGKILL);
+    sigdelset(&blocked, SIGSTOP);
     for (int sig = 1; sig < 64; sig++)
         CHECK(sigismember(&after, sig) == sigismember(&blocked, sig),
               "mask after sigsuspend: signal %d", sig);
@@ -56,11 +58,11 @@ static void suspend(struct tr_thread *t)
 
 static void wait_pause(struct tr_thread *t)
 {
-    sigset_t none;
+    sigset_t most;
     (void)t;
-    sigemptyset(&none);
-    sigaddset(&none, SIGHUP);
-    MUST(pthread_sigmask(SIG_SETMASK, &none, NULL));
+    sigfillset(&most);
+    sigdelset(&most, SIGUSR1);
+    MUST(pthread_sigmask(SIG_SETMASK, &most, NULL));
     CHECK(pause() == -1 && errno == EINTR, "pause: %s", strerror(errno));
 }
 
