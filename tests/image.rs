@@ -253,6 +253,22 @@ fn swapped_blocks_and_glued_halves_are_found() {
 }
 
 #[test]
+fn frame_of_format_1_stays_readable() {
+    let reader = FrameReader::open(Path::new("tests/frames/format-1.frame")).unwrap();
+    let header = Header { arch: 62, created_ns: 1_700_000_000_000_000_000, id: FrameId([1; 16]), parent: None };
+    assert_eq!(reader.header(), &header);
+    assert_eq!(reader.manifest(), br#"{"pid": 1}"#);
+    assert_eq!(reader.objects().collect::<Vec<_>>(), [1, 2]);
+    let mut content = [0xaa; 12288];
+    reader.read_at(1, 0, &mut content).unwrap();
+    assert_eq!(content[..8192], [[7; 4096], [0; 4096]].concat());
+    assert_eq!(&content[8192..], "frame by frame, ".repeat(256).as_bytes());
+    reader.read_at(2, 5, &mut content[..3]).unwrap();
+    assert_eq!(&content[..3], b"odd");
+    assert_eq!(reader.verify(&mut |_, _| {}).unwrap().blocks, 3);
+}
+
+#[test]
 fn newer_format_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = small_frame(dir.path());

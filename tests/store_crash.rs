@@ -60,6 +60,11 @@ fn ready(out: &mut BufReader<ChildStdout>) -> libc::pid_t {
 
 /// Lets the writer make `steps` entries to or exits from system calls, then kills it; false if it was done before.
 fn kill_after(steps: usize, store: &Path, test: &str, remove: bool) -> bool {
+    watch(steps, store, test, remove, |_| {})
+}
+
+/// The same, and shows `see` the thread at each step.
+fn watch(steps: usize, store: &Path, test: &str, remove: bool, mut see: impl FnMut(libc::pid_t)) -> bool {
     let mut child = spawn(store, test, remove);
     // Lives as long as the writer, who would trip over a closed pipe.
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -71,7 +76,7 @@ fn kill_after(steps: usize, store: &Path, test: &str, remove: bool) -> bool {
     for _ in 0..steps {
         ptrace::syscall_stop(tid).unwrap();
         match ptrace::wait(tid, true).unwrap() {
-            Some(Event::Syscall) => {}
+            Some(Event::Syscall) => see(tid),
             Some(Event::Gone(status)) => {
                 assert_eq!(status, 0, "the writer failed by itself");
                 child.wait().unwrap();
@@ -134,4 +139,23 @@ fn killed_commit_leaves_the_store_whole() {
 #[test]
 fn killed_removal_leaves_the_store_whole() {
     replay("killed_removal_leaves_the_store_whole", true, |last| vec![last - 1]);
+}
+
+/// Killing a process loses none of its writes, so that what a loss of power needs is asked of the order of its calls.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn commit_syncs_the_frame_before_the_rename_and_the_directory_after() {
+    let test = "commit_syncs_the_frame_before_the_rename_and_the_directory_after";
+    if let Some(store) = env::var_os(STORE) {
+        return writer(Path::new(&store));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    take(&DirStore::new(dir.path())).unwrap();
+    let mut calls = Vec::new();
+    let see = |tid| calls.push(ptrace::regs(tid).unwrap().orig_rax as i64);
+    assert!(!watch(usize::MAX, dir.path(), test, false, see), "the writer runs to its end");
+    calls.retain(|call| [libc::SYS_write, libc::SYS_fsync, libc::SYS_renameat2].contains(call));
+    // Each call is seen twice, going in and coming out, and a frame takes more than one write.
+    calls.dedup();
+    assert_eq!(calls, [libc::SYS_write, libc::SYS_fsync, libc::SYS_renameat2, libc::SYS_fsync]);
 }
