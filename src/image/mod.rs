@@ -1,1 +1,87 @@
-//! Frames as bytes.
+//! Frames as bytes: one frame is one file, every byte of it covered by a check. Knows no process.
+//!
+//! A frame holds numbered *objects* (an address space, a shared memory object, the content of a saved file), each made
+//! of [`Run`]s: stretches of bytes that lie in a block, or that are zero and take no room. `FORMAT.md` beside this file
+//! says what each byte of the file means; a test keeps its tables true.
+
+mod codec;
+mod footer;
+#[cfg(test)]
+mod format_test;
+mod header;
+mod index;
+mod reader;
+mod section;
+mod writer;
+
+pub use codec::{encode, Codec, Compression, EncodedBlock, BLOCK_MAX};
+pub use header::{FrameId, Header, FORMAT_VERSION, HEADER_LEN};
+pub use index::BlockEntry;
+pub use reader::{FrameReader, Verified};
+pub use writer::{FrameWriter, RunInBlock, Written};
+
+use crate::error::Error;
+
+/// A stretch of bytes of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Which object the bytes belong to.
+    pub object: u32,
+    /// Where in the object they start.
+    pub offset: u64,
+    /// How many there are; never zero.
+    pub len: u64,
+    /// Where the frame keeps them.
+    pub place: Place,
+}
+
+impl Run {
+    /// Offset behind the last byte; a run that passed a check of its bounds cannot overflow here.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+}
+
+/// Where a frame keeps the bytes of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In block number `block`, from byte `at` of its raw content.
+    Data {
+        /// Number of the block, counted from zero.
+        block: u32,
+        /// Offset into the raw content of the block.
+        at: u32,
+    },
+    /// Nowhere: the bytes read as zero.
+    Zero,
+}
+
+/// A frame whose bytes are not what its writer wrote; the reader puts the path in front.
+fn damaged(what: impl std::fmt::Display) -> Error {
+    Error::corrupt(format!("{what}; the frame is damaged, use another one"))
+}
+
+/// A frame that uses something this program does not know; the reader puts the path in front.
+fn too_new(what: impl std::fmt::Display) -> Error {
+    Error::corrupt(format!("{what}; use a newer stillframe"))
+}
+
+/// The little-endian number at `at`; callers pass structures of a fixed, checked length.
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, at))
+}
+
+/// The little-endian number at `at`; callers pass structures of a fixed, checked length.
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+/// `N` bytes from `at`; callers pass structures of a fixed, checked length.
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
+}
+
+/// Puts `value` at `at` of a structure of a fixed length.
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}

@@ -1,0 +1,310 @@
+//! Blocks: compression and checksum in one pure step, so that any number of threads can share the work.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::index::BlockEntry;
+use super::{damaged, put, too_new, u32_at};
+use crate::error::{Error, Kind, Result};
+
+/// Most raw bytes that one block holds.
+pub const BLOCK_MAX: usize = 1 << 20;
+pub(super) const BLOCK_HEADER_LEN: usize = 20;
+pub(super) const BLOCK_MAGIC: [u8; 4] = *b"SFBK";
+
+/// Offsets of the fields of a block's header.
+pub(super) mod at {
+    pub const MAGIC: usize = 0;
+    pub const CODEC: usize = 4;
+    pub const RAW_LEN: usize = 8;
+    pub const STORED_LEN: usize = 12;
+    pub const CRC: usize = 16;
+}
+
+/// How a caller wants blocks compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// With zstd at this level, 1 to 19.
+    Zstd(i32),
+    /// With zstd at its fastest, unless a sample of the block says that it would be work for nothing.
+    Auto,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Compression::Zstd(1)
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compression::None => f.write_str("none"),
+            Compression::Zstd(level) => write!(f, "zstd:{level}"),
+            Compression::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => return Ok(Compression::None),
+            "auto" => return Ok(Compression::Auto),
+            "zstd" => return Ok(Compression::default()),
+            _ => {}
+        }
+        let level = text.strip_prefix("zstd:").and_then(|level| level.parse().ok());
+        match level {
+            Some(level @ 1..=19) => Ok(Compression::Zstd(level)),
+            _ => Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "compression '{text}' is unknown; use none, auto, zstd or zstd:LEVEL with a level from 1 to 19"
+                ),
+            )),
+        }
+    }
+}
+
+impl Serialize for Compression {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How stored bytes are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Codec {
+    /// As they are.
+    Raw = 0,
+    /// As one zstd frame.
+    Zstd = 1,
+}
+
+impl Codec {
+    pub(super) fn from_number(number: u32) -> Result<Self> {
+        match number {
+            0 => Ok(Codec::Raw),
+            1 => Ok(Codec::Zstd),
+            _ => Err(too_new(format!("compression method {number} is unknown"))),
+        }
+    }
+}
+
+/// One block as it will lie in the file, with its header.
+#[derive(Debug, Clone)]
+pub struct EncodedBlock {
+    pub(super) bytes: Vec<u8>,
+    pub(super) entry: BlockEntry,
+}
+
+impl EncodedBlock {
+    /// How many bytes were put in.
+    pub fn raw_len(&self) -> usize {
+        self.entry.raw_len as usize
+    }
+
+    /// How many bytes the block takes in the file, its header included.
+    pub fn file_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+thread_local! {
+    // A context costs about a megabyte to set up, as much as the block it works on.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Compresses and checksums up to [`BLOCK_MAX`] bytes; what does not shrink is stored as it is.
+pub fn encode(raw: &[u8], compression: Compression) -> Result<EncodedBlock> {
+    if raw.is_empty() || raw.len() > BLOCK_MAX {
+        let what = format!("a block of {} bytes cannot be encoded; give it 1 to {BLOCK_MAX} bytes", raw.len());
+        return Err(Error::new(Kind::Usage, what));
+    }
+    let mut bytes = vec![0; BLOCK_HEADER_LEN + raw.len()];
+    let (codec, stored_len) = fill(raw, compression, &mut bytes[BLOCK_HEADER_LEN..]);
+    bytes.truncate(BLOCK_HEADER_LEN + stored_len);
+    let entry = seal(&mut bytes, codec, raw.len());
+    Ok(EncodedBlock { bytes, entry })
+}
+
+/// Puts the raw or the compressed bytes into `out`, whichever are fewer.
+fn fill(raw: &[u8], compression: Compression, out: &mut [u8]) -> (Codec, usize) {
+    let level = match compression {
+        Compression::None => None,
+        Compression::Zstd(level) => Some(level),
+        Compression::Auto => promising(raw).then_some(1),
+    };
+    // One byte short of the raw length: a result that saves nothing does not fit.
+    let room = raw.len() - 1;
+    if let Some(len) = level.and_then(|level| compress(raw, level, &mut out[..room])) {
+        return (Codec::Zstd, len);
+    }
+    out.copy_from_slice(raw);
+    (Codec::Raw, raw.len())
+}
+
+/// Length of the compressed bytes, or nothing when they do not fit into `out`.
+fn compress(raw: &[u8], level: i32, out: &mut [u8]) -> Option<usize> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Compressor::new(level).ok();
+        }
+        let compressor = slot.as_mut()?;
+        compressor.set_compression_level(level).ok()?;
+        compressor.compress_to_buffer(raw, out).ok()
+    })
+}
+
+/// Whether one page out of sixteen shrinks by a tenth or more.
+fn promising(raw: &[u8]) -> bool {
+    const PAGE: usize = 4096;
+    if raw.len() <= 16 * PAGE {
+        return true;
+    }
+    let sample = raw.chunks_exact(PAGE).step_by(16).collect::<Vec<_>>().concat();
+    let mut out = vec![0; sample.len() * 9 / 10];
+    compress(&sample, 1, &mut out).is_some()
+}
+
+/// Writes the header in front of the stored bytes.
+fn seal(bytes: &mut [u8], codec: Codec, raw_len: usize) -> BlockEntry {
+    // Both lengths are at most BLOCK_MAX.
+    let (raw_len, stored_len) = (raw_len as u32, (bytes.len() - BLOCK_HEADER_LEN) as u32);
+    put(bytes, at::MAGIC, &BLOCK_MAGIC);
+    put(bytes, at::CODEC, &u32::from(codec as u8).to_le_bytes());
+    put(bytes, at::RAW_LEN, &raw_len.to_le_bytes());
+    put(bytes, at::STORED_LEN, &stored_len.to_le_bytes());
+    let crc = checksum(bytes);
+    put(bytes, at::CRC, &crc.to_le_bytes());
+    BlockEntry { raw_len, stored_len, crc }
+}
+
+/// The checksum of a block: of its header up to the checksum, then of its stored bytes.
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..at::CRC]);
+    hasher.update(&bytes[BLOCK_HEADER_LEN..]);
+    hasher.finalize()
+}
+
+/// Checks a block against the index and appends its raw bytes to `out`.
+pub(super) fn decode(bytes: &[u8], entry: &BlockEntry, out: &mut Vec<u8>) -> Result<()> {
+    if bytes.len() as u64 != entry.file_len() {
+        return Err(damaged("it is cut short"));
+    }
+    let found = checksum(bytes);
+    if found != entry.crc || u32_at(bytes, at::CRC) != entry.crc {
+        return Err(damaged(format!("checksum is {found:08x}, should be {:08x}", entry.crc)));
+    }
+    let lengths = (u32_at(bytes, at::RAW_LEN), u32_at(bytes, at::STORED_LEN));
+    if bytes[..BLOCK_MAGIC.len()] != BLOCK_MAGIC || lengths != (entry.raw_len, entry.stored_len) {
+        return Err(damaged("its header does not agree with the index"));
+    }
+    let stored = &bytes[BLOCK_HEADER_LEN..];
+    match Codec::from_number(u32_at(bytes, at::CODEC))? {
+        Codec::Raw if entry.raw_len != entry.stored_len => Err(damaged("its two lengths differ without compression")),
+        Codec::Raw => {
+            out.extend_from_slice(stored);
+            Ok(())
+        }
+        Codec::Zstd => decompress(stored, entry.raw_len as usize, out),
+    }
+}
+
+fn decompress(stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
+    let start = out.len();
+    out.resize(start + raw_len, 0);
+    let len = DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(ready) => ready,
+            None => slot.insert(Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(stored, &mut out[start..])
+    });
+    match len {
+        Ok(len) if len == raw_len => Ok(()),
+        Ok(len) => Err(damaged(format!("it holds {len} bytes, should hold {raw_len}"))),
+        Err(e) => Err(damaged(format!("it does not decompress ({e})"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(raw: &[u8], compression: Compression) -> EncodedBlock {
+        let block = encode(raw, compression).unwrap();
+        let mut out = b"kept".to_vec();
+        decode(&block.bytes, &block.entry, &mut out).unwrap();
+        assert_eq!(&out[4..], raw);
+        block
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let step = |_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        };
+        (0..len).map(step).collect()
+    }
+
+    #[test]
+    fn compression_is_read_and_shown_alike() {
+        for text in ["none", "auto", "zstd:1", "zstd:19"] {
+            assert_eq!(text.parse::<Compression>().unwrap().to_string(), text);
+        }
+        assert_eq!("zstd".parse::<Compression>().unwrap(), Compression::Zstd(1));
+        assert_eq!(serde_json::to_string(&Compression::Zstd(3)).unwrap(), "\"zstd:3\"");
+        for text in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "gzip", "None"] {
+            assert!(text.parse::<Compression>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_shrinks_is_compressed_and_what_does_not_is_kept_raw() {
+        let text = b"all work and no play ".repeat(20_000);
+        for compression in [Compression::Zstd(1), Compression::Zstd(19), Compression::Auto] {
+            assert!(round_trip(&text, compression).file_len() < text.len() / 20);
+        }
+        let noise = noise(BLOCK_MAX);
+        for compression in [Compression::None, Compression::Zstd(1), Compression::Auto] {
+            assert_eq!(round_trip(&noise, compression).file_len(), noise.len() + BLOCK_HEADER_LEN);
+        }
+        assert!(!promising(&noise));
+        round_trip(b"x", Compression::Zstd(1));
+    }
+
+    #[test]
+    fn empty_and_oversized_blocks_are_refused() {
+        assert_eq!(encode(&[], Compression::None).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(encode(&vec![0; BLOCK_MAX + 1], Compression::None).unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn lies_under_a_right_checksum_are_found() {
+        let lies: [(usize, u8, &str); 4] =
+            [(at::MAGIC, 0, "index"), (at::CODEC, 9, "method 9"), (at::RAW_LEN, 9, "index"), (at::CODEC, 0, "lengths")];
+        for (place, value, words) in lies {
+            let mut block = encode(&[7; 4096], Compression::Zstd(1)).unwrap();
+            block.bytes[place] = value;
+            block.entry.crc = checksum(&block.bytes);
+            let crc = block.entry.crc.to_le_bytes();
+            put(&mut block.bytes, at::CRC, &crc);
+            let error = decode(&block.bytes, &block.entry, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

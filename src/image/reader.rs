@@ -1,0 +1,220 @@
+//! Reads frames, and believes nothing that a checksum or a bound does not confirm.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::codec;
+use super::footer::{Footer, FOOTER_LEN};
+use super::header::{Header, HEADER_LEN};
+use super::index::{BlockEntry, Index};
+use super::section::Section;
+use super::{damaged, Place, Run};
+use crate::error::{Context, Error, Kind, Result};
+
+/// An open frame; any number of threads may read its blocks at once.
+#[derive(Debug)]
+pub struct FrameReader {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    header: Header,
+    index: Index,
+    /// Where each block starts in the file.
+    starts: Vec<u64>,
+    manifest: Vec<u8>,
+}
+
+/// What [`FrameReader::verify`] went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// Blocks read.
+    pub blocks: u64,
+    /// Bytes they hold.
+    pub data_bytes: u64,
+    /// Length of the file, all of it checked.
+    pub bytes: u64,
+}
+
+impl FrameReader {
+    /// Opens a frame and checks everything but the content of its blocks.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = open_regular(path)?;
+        let bytes = file.metadata().at("examine", path)?.len();
+        Self::load(file, path, bytes).map_err(|e| e.context(format_args!("frame {}", path.display())))
+    }
+
+    fn load(file: File, path: &Path, bytes: u64) -> Result<Self> {
+        let header = Header::decode(&fixed::<HEADER_LEN>(&file, 0)?)?;
+        let footer_at = bytes.checked_sub(FOOTER_LEN as u64).filter(|&at| at >= HEADER_LEN as u64);
+        let footer_at = footer_at.ok_or_else(|| damaged(format!("it is cut off at offset {bytes}")))?;
+        let footer = Footer::decode(&fixed::<FOOTER_LEN>(&file, footer_at)?, bytes)
+            .map_err(|e| e.context(format_args!("footer at offset {footer_at}")))?;
+        if footer.id != header.id {
+            return Err(damaged("header and footer are of two different frames"));
+        }
+        let index = section(&file, "index", &footer.index, |raw| Index::decode(&raw, footer.index.offset))?;
+        let manifest = section(&file, "manifest", &footer.manifest, Ok)?;
+        let starts = starts(&index.blocks);
+        Ok(FrameReader { file, path: path.to_owned(), bytes, header, index, starts, manifest })
+    }
+
+    /// What the first bytes say.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The manifest, as it was handed to the writer.
+    pub fn manifest(&self) -> &[u8] {
+        &self.manifest
+    }
+
+    /// Where the frame lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The numbers of all objects that have bytes, ascending.
+    pub fn objects(&self) -> impl Iterator<Item = u32> + '_ {
+        self.index.runs.chunk_by(|a, b| a.object == b.object).map(|runs| runs[0].object)
+    }
+
+    /// The runs of one object, sorted by offset; none if there is no such object.
+    pub fn runs(&self, object: u32) -> std::slice::Iter<'_, Run> {
+        self.runs_of(object).iter()
+    }
+
+    fn runs_of(&self, object: u32) -> &[Run] {
+        let runs = &self.index.runs;
+        let start = runs.partition_point(|run| run.object < object);
+        let len = runs[start..].partition_point(|run| run.object == object);
+        &runs[start..start + len]
+    }
+
+    /// The blocks in the order they lie in the file.
+    pub fn blocks(&self) -> &[BlockEntry] {
+        &self.index.blocks
+    }
+
+    /// Replaces `out` by the content of a block, checked and decompressed.
+    pub fn read_block(&self, block: u32, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        let at = (self.index.blocks.get(block as usize), self.starts.get(block as usize));
+        let (Some(entry), Some(&start)) = at else {
+            let what = format!("frame {} has no block {block}", self.path.display());
+            return Err(Error::new(Kind::Usage, what));
+        };
+        read(&self.file, start, entry.file_len())
+            .and_then(|stored| codec::decode(&stored, entry, out))
+            .map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
+    }
+
+    /// Fills `buf` with the bytes of an object from `offset`; every one of them must be in the frame.
+    pub fn read_at(&self, object: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let runs = self.runs_of(object);
+        let first = runs.partition_point(|run| run.end() <= offset);
+        let mut done = 0;
+        for run in &runs[first..] {
+            let here = offset.saturating_add(done as u64);
+            if done == buf.len() || run.offset > here {
+                break;
+            }
+            let skip = here - run.offset;
+            let len = (run.len - skip).min((buf.len() - done) as u64) as usize;
+            self.copy(run, skip as usize, &mut buf[done..done + len])?;
+            done += len;
+        }
+        match done == buf.len() {
+            true => Ok(()),
+            false => Err(self.missing(object, offset.saturating_add(done as u64))),
+        }
+    }
+
+    /// Fills `buf` with bytes of one run, leaving out the first `skip`.
+    fn copy(&self, run: &Run, skip: usize, buf: &mut [u8]) -> Result<()> {
+        let Place::Data { block, at } = run.place else {
+            buf.fill(0);
+            return Ok(());
+        };
+        let mut raw = Vec::new();
+        self.read_block(block, &mut raw)?;
+        // The index was checked against the block's length, and the block has that length.
+        let start = at as usize + skip;
+        buf.copy_from_slice(&raw[start..start + buf.len()]);
+        Ok(())
+    }
+
+    fn missing(&self, object: u32, offset: u64) -> Error {
+        let path = self.path.display();
+        Error::new(Kind::NotFound, format!("frame {path}: object {object} has no bytes at {offset:#x}; ask for less"))
+    }
+
+    /// Reads every block; with what `open` checked, that is every byte of the file.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Verified> {
+        let total = self.index.blocks.iter().map(BlockEntry::file_len).sum();
+        let (mut done, mut data_bytes, mut raw) = (0, 0, Vec::new());
+        progress(0, total);
+        for (number, entry) in (0..).zip(&self.index.blocks) {
+            self.read_block(number, &mut raw)?;
+            done += entry.file_len();
+            data_bytes += raw.len() as u64;
+            progress(done, total);
+        }
+        Ok(Verified { blocks: self.index.blocks.len() as u64, data_bytes, bytes: self.bytes })
+    }
+}
+
+/// Opens a regular file only: a pipe would block, a directory would fail in stranger words.
+fn open_regular(path: &Path) -> Result<File> {
+    if !path.metadata().at("open frame", path)?.is_file() {
+        let what = format!("{} is not a regular file; name a frame", path.display());
+        return Err(Error::new(Kind::Usage, what));
+    }
+    File::open(path).at("open frame", path)
+}
+
+/// Reads, checks and decodes one section, and says which one failed.
+fn section<T>(file: &File, name: &str, section: &Section, decode: impl Fn(Vec<u8>) -> Result<T>) -> Result<T> {
+    read(file, section.offset, section.stored_len)
+        .and_then(|stored| section.unpack(stored))
+        .and_then(decode)
+        .map_err(|e| e.context(format_args!("{name} at offset {}", section.offset)))
+}
+
+/// Reads `len` bytes, which the caller knows to lie inside the file.
+fn read(file: &File, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(len).map_err(|_| damaged("it is larger than memory"))?;
+    let mut bytes = vec![0; len];
+    exact(file, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn fixed<const N: usize>(file: &File, offset: u64) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    exact(file, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn exact(file: &File, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            damaged(format!("the file ends before the {} bytes at offset {offset}", bytes.len()))
+        }
+        _ => Error::io(format!("cannot read {} bytes at offset {offset}", bytes.len()), e),
+    })
+}
+
+fn starts(blocks: &[BlockEntry]) -> Vec<u64> {
+    let mut next = HEADER_LEN as u64;
+    let place = |block: &BlockEntry| {
+        let start = next;
+        next += block.file_len();
+        start
+    };
+    blocks.iter().map(place).collect()
+}
