@@ -34,8 +34,6 @@ pub struct Captured {
     owners: Vec<Pid>,
     /// Some process of the tree would inherit an orphaned twin: let twins be children of their originals then.
     pub twins_are_children: bool,
-    /// Things worth a line.
-    pub notes: Vec<String>,
 }
 
 impl Captured {
@@ -44,6 +42,15 @@ impl Captured {
         let wanted = |m: &&memory::Mapping| m.is_private() && !m.escapes_fork();
         let source = |(space, &pid): (&AddressSpace, &Pid)| SpaceSource { object: space.object, pid, mappings: space.mappings.iter().filter(wanted).cloned().collect() };
         self.spaces.iter().zip(&self.owners).map(source).collect()
+    }
+
+    /// Notes guard pages (object, start, length), which the page tables told of after the thaw.
+    pub fn note_guards(&mut self, guards: &[(u32, u64, u64)]) {
+        for &(object, start, len) in guards {
+            if let Some(space) = self.spaces.iter_mut().find(|space| space.object == object) {
+                space.guards.push((start, len));
+            }
+        }
     }
 
     /// Adds programs and all mapped files, for a frame that restores where they are not installed.
@@ -72,7 +79,6 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
             sites: HashMap::new(),
             owners: Vec::new(),
             twins_are_children: false,
-            notes: Vec::new(),
         },
         inner: HashMap::new(),
         tables: Vec::new(),
@@ -83,7 +89,8 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
         tree.add(process, surveys, contents)?;
     }
     let mut captured = tree.captured;
-    captured.descriptors = fd::capture(&tree.tables, &mut captured.files, contents, &options.descriptors)?;
+    let descriptor_options = fd::CaptureOptions { tree: frozen.processes.iter().map(|p| p.pid).collect(), ..options.descriptors.clone() };
+    captured.descriptors = fd::capture(&tree.tables, &mut captured.files, &descriptor_options)?;
     save_files(&mut captured.files, &options.save_files, contents)?;
     captured.files.save_pathless(contents)?;
     Ok(captured)

@@ -3,13 +3,14 @@
 //! Whatever fails, the target runs on as if we had never come; nothing is visible in the store before the commit.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::capture::{self, Captured};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
 use crate::host::Host;
-use crate::image::{Compression, FrameWriter, Header};
+use crate::image::{Compression, Header};
 use crate::manifest::{Manifest, Taking};
 use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
@@ -19,7 +20,7 @@ use crate::store::{FrameRef, Store};
 use crate::tracee::seize::{tree, Frozen};
 use crate::tracee::twin::Twin;
 use crate::tracee::visit::{Site, Visit};
-use crate::transfer::{self, SpaceSource, Totals};
+use crate::transfer::{self, SpaceSource};
 
 /// How memory is frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,32 +111,43 @@ pub fn checkpoint(pid: Pid, store: &dyn Store, options: &Options) -> Result<Repo
     let name = options.name.clone().map_or_else(|| default_name(pid), Ok)?;
     let mut surveys = survey(pid)?;
     let pending = store.begin(&name)?;
-    let mut contents = Contents::new(pending.directory().to_owned());
-    let mut instant = freeze(pid, &mut surveys, &mut contents, options)?;
+    let spool = pending.path().parent().unwrap_or(Path::new(".")).to_owned();
+    let mut contents = Contents::new(spool);
+    let Instance { mut captured, sources, hold, pause_ns, host } = freeze(pid, &mut surveys, &mut contents, options)?;
     let streamed = (|| {
-        let mut writer = FrameWriter::create(pending.file()?, pending.path(), &Header::new(None))?;
-        instant.captured.save_code(options.self_contained, &mut contents)?;
-        let totals = transfer::stream(&instant.sources, &contents.list, options.compression, &mut writer)?;
+        let mut writer = pending.writer(&Header::new(None))?;
+        captured.save_code(options.self_contained, &mut contents)?;
+        let totals = transfer::stream(&sources, &contents.list, options.compression, &mut writer)?;
         Ok::<_, Error>((writer, totals))
     })();
     // Success or not, the twins end first: they hold the target's memory.
-    let held = instant.hold.end_twins();
+    let hold = hold.end_twins();
     let (writer, totals) = streamed?;
-    let held = held?;
-    let notes = std::mem::take(&mut instant.captured.notes);
-    let manifest = instant.into_manifest(name, &totals)?;
+    let hold = hold?;
+    captured.note_guards(&totals.guards);
+    captured.files.note_build_ids();
+    let notes = captured.descriptors.notes.clone();
+    let manifest = Manifest {
+        name,
+        taken_ns: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos),
+        taking: Taking { method: "fork".to_owned(), pause_ns, pages: totals.pages, zero_pages: totals.zero_pages },
+        host,
+        processes: captured.processes,
+        spaces: captured.spaces,
+        descriptors: captured.descriptors,
+        files: captured.files.entries,
+    };
     let written = writer.finish(&manifest.to_bytes()?)?;
-    let bytes = written.bytes;
-    let frame = pending.commit()?;
+    let frame = store.commit(pending, &written)?;
     // Only now: had anything failed, the tree would have run on.
-    held.finish(options.then);
+    hold.finish(options.then);
     let report = Report {
         processes: manifest.processes.len(),
         pause_ns: manifest.taking.pause_ns,
         durable_ns: nanos(started.elapsed()),
         pages: totals.pages,
         zero_pages: totals.zero_pages,
-        bytes,
+        bytes: written.bytes,
         notes,
         frame,
     };
@@ -173,7 +185,7 @@ fn survey(root: Pid) -> Result<HashMap<Pid, Survey>> {
 }
 
 /// The instant: what was captured, and who holds the pages.
-struct InstantFrame {
+struct Instance {
     captured: Captured,
     sources: Vec<SpaceSource>,
     hold: Hold,
@@ -206,34 +218,12 @@ impl Hold {
     }
 }
 
-impl InstantFrame {
-    fn into_manifest(self, name: String, totals: &Totals) -> Result<Manifest> {
-        let mut captured = self.captured;
-        for &(object, start, len) in &totals.guards {
-            if let Some(space) = captured.spaces.iter_mut().find(|space| space.object == object) {
-                space.guards.push((start, len));
-            }
-        }
-        captured.files.note_build_ids();
-        Ok(Manifest {
-            name,
-            taken_ns: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos),
-            taking: Taking { method: "fork".to_owned(), pause_ns: self.pause_ns, pages: totals.pages, zero_pages: totals.zero_pages },
-            host: self.host,
-            processes: captured.processes,
-            spaces: captured.spaces,
-            descriptors: captured.descriptors,
-            files: captured.files.entries,
-        })
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     duration.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 /// Stops the tree, captures it, splits off its memory, and lets it go.
-fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<InstantFrame> {
+fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<Instance> {
     let mut host = Host::here()?;
     let begun = Instant::now();
     let mut frozen = seize(root)?;
@@ -253,7 +243,7 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
         twins.iter().try_for_each(Twin::drop_descriptors)?;
         options.hooks.run(Event::Resumed, root, None)?;
     }
-    Ok(InstantFrame { captured, sources, hold, pause_ns, host })
+    Ok(Instance { captured, sources, hold, pause_ns, host })
 }
 
 /// Stops the tree; waits out threads that a dead checkpointer left on their way home.

@@ -2,13 +2,20 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+mod capture;
+pub mod checkpoint;
+pub mod cli;
 pub mod error;
+pub mod hooks;
 pub mod host;
 pub mod image;
+pub mod manifest;
 pub mod proc;
 pub mod resource;
+pub mod restore;
 pub mod store;
 pub mod sys;
 pub mod tracee;
+pub mod transfer;
 
 pub use error::{Error, Kind, Result};

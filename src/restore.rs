@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::image::FrameReader;
 use crate::manifest::{Body, Life, Manifest};
 use crate::proc::Pid;
-use crate::resource::fd::{OpenSet, RestoreOptions};
+use crate::resource::fd::restore::{OpenSet, RestoreOptions};
 use crate::resource::files::open::{ContentSource, Opener, Policy};
 use crate::resource::memory;
 use crate::resource::tree::{self, Node, Step};
@@ -77,10 +77,11 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     check_ids_free(manifest)?;
     opener.put_back_saved()?;
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
-    let mut family = Family::breed(manifest, open.highest())?;
+    let mut family = Family::breed(manifest)?;
     family.fill(frame, &mut opener)?;
     family.furnish(manifest, &mut open, &mut opener)?;
     opener.finish()?;
+    open.arm()?;
     family.arm(manifest)?;
     let mut notes = std::mem::take(&mut family.notes);
     notes.append(&mut opener.notes);
@@ -113,8 +114,8 @@ struct Family {
 
 impl Family {
     /// All processes, empty, with their ids, parents, sessions and groups.
-    fn breed(manifest: &Manifest, highest_fd: i32) -> Result<Family> {
-        let service = service_fd(highest_fd)?;
+    fn breed(manifest: &Manifest) -> Result<Family> {
+        let service = service_fd(highest_fd(manifest))?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         let nodes: Vec<Node> = manifest.processes.iter().map(|process| process.node).collect();
         let (steps, lost) = tree::plan(&nodes, &crate::tracee::blank::exists);
@@ -328,6 +329,10 @@ fn bodies(manifest: &Manifest) -> impl Iterator<Item = (Pid, &Body)> {
 /// Processes with an address space of their own.
 fn owners(manifest: &Manifest) -> impl Iterator<Item = (Pid, &Body)> {
     bodies(manifest).filter(|(_, body)| !body.shares.memory)
+}
+
+fn highest_fd(manifest: &Manifest) -> i32 {
+    manifest.descriptors.tables.iter().flat_map(|table| table.slots.iter().map(|slot| slot.fd)).max().unwrap_or(2)
 }
 
 /// Our own pidfd at a number above every descriptor of the frame.

@@ -145,7 +145,7 @@ fn set_securebits(bits: u32, blank: &mut Blank) -> Result<()> {
 
 fn set_capabilities(state: &State, have: &Capabilities, blank: &mut Blank) -> Result<()> {
     let want = &state.capabilities;
-    for capability in (0..64).filter(|bit| have.bounding & !want.bounding >> bit & 1 == 1) {
+    for capability in (0..64).filter(|bit| (have.bounding & !want.bounding) >> bit & 1 == 1) {
         blank.must("narrow its bounding set", libc::SYS_prctl, [libc::PR_CAPBSET_DROP as u64, capability, 0, 0, 0, 0])?;
     }
     // Ambient capabilities need their permitted and inheritable bits first; securebits need CAP_SETPCAP still in force.

@@ -16,7 +16,7 @@ use crate::sys::{process_vm, sched};
 use crate::tracee::blank::Blank;
 use crate::tracee::memory::Memory;
 use crate::tracee::visit::Visit;
-use crate::tracee::{task, Remote, RemoteExt};
+use crate::tracee::{Remote, RemoteExt};
 
 /// One thread.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,20 +136,20 @@ pub fn restore(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Res
     if head != 0 {
         blank.must("set its robust list", libc::SYS_set_robust_list, [head, len, 0, 0, 0, 0])?;
     }
+    let name = blank.put_str(state.name.as_bytes())?;
+    blank.must("set its name", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name, 0, 0, 0, 0])?;
     let rseq = &state.rseq;
     if rseq.address != 0 {
         blank.must("register its rseq area", libc::SYS_rseq, [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature), 0, 0])?;
     }
-    if let Err(e) = settle(state, blank.pid, blank.tid) {
+    if let Err(e) = settle(state, blank.tid) {
         notes.push(e.to_string());
     }
     Ok(())
 }
 
 /// What is set from outside, and what the host may not allow.
-fn settle(state: &State, pid: Pid, tid: Pid) -> Result<()> {
-    let comm = task(pid, tid, "comm");
-    fs::write(&comm, &state.name).at("write", &comm)?;
+fn settle(state: &State, tid: Pid) -> Result<()> {
     sched::set_attributes(tid, &state.scheduling).context(format!("thread {tid}: cannot set its scheduling policy (needs CAP_SYS_NICE)"))?;
     if state.io_priority != 0 {
         sched::set_io_priority(tid, state.io_priority).context(format!("thread {tid}: cannot set its I/O priority"))?;

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::proc::Pid;
 
 /// A process's place in its tree, all ids in the innermost pid namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Its id.
     pub pid: Pid,
@@ -144,7 +146,7 @@ impl Planner<'_> {
                 self.steps.push(Step::ForkOrphan { by: leader.pid, pid: orphan.pid });
                 self.session.insert(orphan.pid, leader.pid);
             }
-            None if self.session.get(&orphan.sid).is_some() => self.fork(orphan.sid, orphan, true),
+            None if self.session.contains_key(&orphan.sid) => self.fork(orphan.sid, orphan, true),
             None if self.can_haunt(orphan.sid) => {
                 self.steps.extend([Step::Fork { by: orphan.ppid, pid: orphan.sid, sibling: false }, Step::Setsid(orphan.sid)]);
                 self.session.insert(orphan.sid, orphan.sid);

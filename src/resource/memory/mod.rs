@@ -6,7 +6,7 @@ mod restore;
 use serde::{Deserialize, Serialize};
 
 pub use capture::{capture, page_ranges, Captured, Pages, Survey};
-pub use restore::{find_hole, prepare, protect, Layout};
+pub use restore::{find_hole, prepare, protect};
 
 use super::files::FileId;
 

@@ -13,13 +13,6 @@ use crate::tracee::RemoteExt;
 const LOWEST: u64 = 0x10_0000;
 const HIGHEST: u64 = 0x7fff_ffff_0000;
 
-/// Where things that are not the frame's can be put while a blank process is filled.
-#[derive(Debug, Clone, Copy)]
-pub struct Layout {
-    /// A hole of twice `SCRATCH_LEN` that no mapping of the frame touches.
-    pub hole: u64,
-}
-
 /// The lowest address with `len` free bytes around all `taken` ranges.
 pub fn find_hole(taken: &mut Vec<(u64, u64)>, len: u64) -> Option<u64> {
     taken.sort_unstable();

@@ -1,0 +1,135 @@
+//! `stillframe checkpoint`.
+
+use clap::ValueEnum;
+
+use super::StoreArgs;
+use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
+use crate::error::Result;
+use crate::hooks::{Hook, Hooks};
+use crate::image::Compression;
+use crate::proc::Pid;
+use crate::resource::fd::CaptureOptions;
+
+/// Take a consistent frame of a running process and all its descendants
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The process; its descendants are part of the frame
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Pid,
+    /// Name of the frame [default: the name of the command]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// How memory is frozen; track is the same as fork for now
+    #[arg(long, value_enum, default_value = "auto")]
+    method: MethodArg,
+    /// What becomes of the process: it runs on, stays stopped, or ends at the very instant of the frame
+    #[arg(long, value_enum, default_value = "run")]
+    then: ThenArg,
+    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19) or auto
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    compress: Compression,
+    /// What becomes of established TCP connections: the restored program sees a reset
+    #[arg(long, value_enum, default_value = "close")]
+    tcp: TcpArg,
+    /// What becomes of pipes and sockets that lead out of the tree: refuse them, or let the restored program see a hang-up
+    #[arg(long, value_enum, default_value = "refuse")]
+    external: ExternalArg,
+    /// Store the program and all files it maps, so that the frame restores where they are not installed
+    #[arg(long)]
+    self_contained: bool,
+    /// Keep the content of regular files open for writing as of the instant, all or those that match the pattern
+    #[arg(long, value_name = "GLOB", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
+    save_files: Option<String>,
+    /// Run COMMAND by sh at an event: frozen, resumed or committed
+    #[arg(long, value_name = "EVENT=COMMAND")]
+    hook: Vec<Hook>,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MethodArg {
+    Auto,
+    Track,
+    Fork,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ThenArg {
+    Run,
+    Stop,
+    Kill,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum TcpArg {
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum ExternalArg {
+    Refuse,
+    Close,
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            name: self.name.clone(),
+            method: match self.method {
+                MethodArg::Auto => Method::Auto,
+                MethodArg::Track => Method::Track,
+                MethodArg::Fork => Method::Fork,
+            },
+            then: match self.then {
+                ThenArg::Run => Then::Run,
+                ThenArg::Stop => Then::Stop,
+                ThenArg::Kill => Then::Kill,
+            },
+            compression: self.compress,
+            self_contained: self.self_contained,
+            save_files: match self.save_files.as_deref() {
+                None => SaveFiles::None,
+                Some("*") => SaveFiles::All,
+                Some(pattern) => SaveFiles::Matching(pattern.to_owned()),
+            },
+            descriptors: CaptureOptions {
+                tree: Vec::new(),
+                external_close: self.external == ExternalArg::Close,
+                tcp_close: self.tcp == TcpArg::Close,
+            },
+            hooks: Hooks(self.hook.clone()),
+        }
+    }
+}
+
+/// Takes the frame and says how it went.
+pub fn run(args: &Args) -> Result<i32> {
+    let report = checkpoint(args.pid, &args.store.open()?, &args.options())?;
+    for note in &report.notes {
+        eprintln!("stillframe: note: {note}");
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
+    } else {
+        println!("{}", sentence(&report));
+    }
+    Ok(0)
+}
+
+fn sentence(report: &Report) -> String {
+    format!(
+        "{}: {} process{}, paused {:.1} ms, durable after {:.1} ms, {} pages ({} more are zero), {:.1} MiB stored",
+        report.frame,
+        report.processes,
+        if report.processes == 1 { "" } else { "es" },
+        report.pause_ns as f64 / 1e6,
+        report.durable_ns as f64 / 1e6,
+        report.pages,
+        report.zero_pages,
+        report.bytes as f64 / f64::from(1 << 20),
+    )
+}
