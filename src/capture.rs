@@ -150,9 +150,6 @@ impl Tree {
         let exe = files.intern(pid, "exe")?;
         files.entries[exe].code = true;
         let (cwd, root) = (files.intern(pid, "cwd")?, files.intern(pid, "root")?);
-        if files.entries[cwd].path.to_string_lossy().ends_with(" (deleted)") {
-            return Err(Error::refused(format!("pid {pid}: its working directory {} was deleted; let it change to one that exists", files.entries[cwd].path.display())));
-        }
         let (leader, others) = process.threads.split_first_mut().ok_or_else(|| crate::tracee::gone(pid))?;
         let mut visit = Visit::begin(pid, leader, site)?;
         let mut body = Body {

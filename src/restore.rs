@@ -280,7 +280,8 @@ impl Family {
             self.threads.insert(pid, threads);
             armed.map_err(|e| e.context(format!("process {pid}")))?;
         }
-        Ok(())
+        // Only when nobody needs it for calls any more, be it a process that shares it.
+        owners(manifest).try_for_each(|(pid, _)| self.blank(pid)?.unmap_scratch())
     }
 
     /// The stopped stop, the others run.
@@ -315,11 +316,7 @@ fn arm_process(body: &Body, blank: &mut Blank, others: &mut [Blank]) -> Result<(
     for (thread, state) in std::iter::once(&mut *blank).chain(others).zip(&body.threads) {
         threads::arm(&state.state, thread)?;
     }
-    process::arm(&body.attributes, blank)?;
-    if !body.shares.memory {
-        blank.unmap_scratch()?;
-    }
-    Ok(())
+    process::arm(&body.attributes, blank)
 }
 
 fn bodies(manifest: &Manifest) -> impl Iterator<Item = (Pid, &Body)> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::error::{Context, Result};
@@ -44,13 +45,14 @@ impl Contents {
         self.next - 1
     }
 
-    /// Copies the first `len` bytes of `file` as they are now; returns the object that will hold them.
-    pub fn copy(&mut self, file: &File, len: u64) -> Result<u32> {
+    /// Copies the first `len` bytes of `file` as they are now, and `tail` behind them; returns the object that will hold them.
+    pub fn copy(&mut self, file: &File, len: u64, tail: &[u8]) -> Result<u32> {
         let copy = self.spool_file()?;
         if ioctl_number(copy.as_fd(), FICLONE, file.as_raw_fd() as libc::c_ulong).is_err() {
             copy_data(file, &copy, len).context("cannot copy the content of an open file into the store")?;
         }
-        Ok(self.later(copy, len))
+        copy.write_all_at(tail, len).context("cannot copy the end of a file into the store")?;
+        Ok(self.later(copy, len + tail.len() as u64))
     }
 
     /// An empty file without a name, in the spool.
@@ -93,7 +95,6 @@ pub fn data_ranges(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
 }
 
 fn copy_data(from: &File, to: &File, len: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
     // Through a handle of our own: the program's file offset is not ours to move.
     let from = File::open(format!("/proc/self/fd/{}", from.as_raw_fd()))?;
     let mut buf = vec![0; 1 << 20];

@@ -30,10 +30,14 @@ pub enum FileKind {
     Memfd(i32),
     /// The memory behind a shared anonymous mapping; its content is in the frame.
     SharedAnonymous,
+    /// The same in explicit huge pages of this size.
+    SharedHugePages(u64),
     /// A System V shared memory segment.
     SystemV(i32),
     /// A directory.
     Directory,
+    /// A directory that was removed while somebody was in it.
+    DeletedDirectory,
     /// A character or block device.
     Device,
     /// A named pipe.
@@ -86,7 +90,7 @@ pub struct FileEntry {
 impl FileEntry {
     /// Whether its content must travel in the frame, there being no path to it.
     pub fn needs_content(&self) -> bool {
-        matches!(self.kind, FileKind::Deleted | FileKind::Memfd(_) | FileKind::SharedAnonymous | FileKind::SystemV(_))
+        matches!(self.kind, FileKind::Deleted | FileKind::Memfd(_) | FileKind::SharedAnonymous | FileKind::SharedHugePages(_) | FileKind::SystemV(_))
     }
 }
 
@@ -133,7 +137,7 @@ impl FileTable {
     fn describe(&self, pid: Pid, what: &str, name: &Path, meta: &Metadata) -> Result<FileEntry> {
         let text = name.to_string_lossy();
         let kind = self.classify(pid, what, &text, meta)?;
-        let path = if kind == FileKind::Deleted { PathBuf::from(text.trim_end_matches(DELETED)) } else { name.to_owned() };
+        let path = if matches!(kind, FileKind::Deleted | FileKind::DeletedDirectory) { PathBuf::from(text.trim_end_matches(DELETED)) } else { name.to_owned() };
         let segment = match kind {
             FileKind::SystemV(id) => Some(shm::stat(id).map_err(|e| Error::io(format!("pid {pid}: cannot examine System V segment {id}; it belongs to another ipc namespace?"), e))?),
             _ => None,
@@ -161,7 +165,9 @@ impl FileTable {
 
     fn classify(&self, pid: Pid, what: &str, text: &str, meta: &Metadata) -> Result<FileKind> {
         let file_type = meta.file_type();
-        if file_type.is_dir() {
+        if file_type.is_dir() && text.ends_with(DELETED) {
+            return Ok(FileKind::DeletedDirectory);
+        } else if file_type.is_dir() {
             return Ok(FileKind::Directory);
         } else if file_type.is_char_device() || file_type.is_block_device() {
             return Ok(FileKind::Device);
@@ -176,6 +182,8 @@ impl FileTable {
             return Ok(FileKind::Memfd(0));
         } else if text.starts_with("/dev/zero (deleted)") {
             return Ok(FileKind::SharedAnonymous);
+        } else if text.starts_with("/anon_hugepage") {
+            return Ok(FileKind::SharedHugePages(meta.blksize()));
         } else if text.starts_with("/SYSV") {
             return Ok(FileKind::SystemV(meta.ino() as i32));
         } else if text.ends_with(DELETED) {
@@ -220,7 +228,12 @@ impl FileTable {
         if !matches!(entry.kind, FileKind::SystemV(_)) {
             entry.size = file.metadata().at("examine", &entry.path)?.len();
         }
-        entry.content = Some(contents.copy(file, entry.size)?);
+        // A segment's last page is all usable, yet its file ends at the size that was asked for.
+        let tail = match entry.kind {
+            FileKind::SystemV(segment) => shm::tail(segment, entry.size).map_err(|e| Error::io(format!("cannot read the end of System V segment {segment}"), e))?,
+            _ => Vec::new(),
+        };
+        entry.content = Some(contents.copy(file, entry.size, &tail)?);
         Ok(())
     }
 

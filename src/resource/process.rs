@@ -5,7 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::proc::{self, stat::Stat, status::Status};
+use crate::proc::{self, maps, stat::Stat, status::Status, Pid};
 use crate::tracee::blank::Blank;
 use crate::tracee::visit::Visit;
 use crate::tracee::{Remote, RemoteExt};
@@ -32,6 +32,8 @@ pub struct State {
     pub tsc: u32,
     /// PR_GET_MDWE.
     pub deny_write_exec: u32,
+    /// mlockall: MCL_FUTURE if new mappings get locked, with MCL_ONFAULT if only what is touched.
+    pub locks_future: i32,
 }
 
 impl State {
@@ -53,6 +55,7 @@ pub fn capture(visit: &mut Visit<'_>, status: &Status, stat: &Stat) -> Result<St
     }
     let brk = visit.must("read the end of its heap", libc::SYS_brk, [0; 6])?;
     let out = visit.scratch()?;
+    let locks_future = future_locks(pid, out, status)?;
     let mut into_scratch = |what: &str, option: i32, at: u64| visit.must(what, libc::SYS_prctl, [option as u64, out + at, 0, 0, 0, 0]);
     into_scratch("ask whether it adopts orphans", libc::PR_GET_CHILD_SUBREAPER, 0)?;
     into_scratch("ask how it may use the time stamp counter", libc::PR_GET_TSC, 8)?;
@@ -71,7 +74,19 @@ pub fn capture(visit: &mut Visit<'_>, status: &Status, stat: &Stat) -> Result<St
         umask: status.octal("Umask")?,
         subreaper: word(0) != 0,
         tsc: word(8),
+        locks_future,
     })
+}
+
+/// The kernel tells nobody whether new mappings get locked; but our scratch area is one.
+fn future_locks(pid: Pid, scratch: u64, before: &Status) -> Result<i32> {
+    if Status::read(pid)?.number("VmLck")? <= before.number("VmLck")? {
+        return Ok(0);
+    }
+    let all = maps::parse_smaps(&proc::text(&proc::path(pid, "smaps"))?)?;
+    let ours = all.iter().find(|flagged| (flagged.vma.start..flagged.vma.end).contains(&scratch));
+    let on_fault = ours.is_some_and(|flagged| flagged.flags.iter().any(|flag| flag == "lf"));
+    Ok(libc::MCL_FUTURE | if on_fault { libc::MCL_ONFAULT } else { 0 })
 }
 
 /// Sets what may be set before the process is complete. `exe` is the program file's descriptor in the blank; `None` leaves all
@@ -110,6 +125,9 @@ fn set_addresses(state: &State, blank: &mut Blank, exe: u32) -> Result<()> {
 pub fn arm(state: &State, blank: &mut Blank) -> Result<()> {
     if state.deny_write_exec != 0 {
         blank.must("deny writable code", libc::SYS_prctl, [PR_SET_MDWE as u64, u64::from(state.deny_write_exec), 0, 0, 0, 0])?;
+    }
+    if state.locks_future != 0 {
+        blank.must("lock its future memory", libc::SYS_mlockall, [state.locks_future as u64, 0, 0, 0, 0, 0])?;
     }
     // 2 (readable by root only) is the kernel's own doing after a change of identity and cannot be asked for.
     blank.must("set whether it may be dumped", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, u64::from(state.dumpable == 1), 0, 0, 0, 0])?;

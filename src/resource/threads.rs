@@ -42,6 +42,8 @@ pub struct State {
     pub name: String,
     /// Policy and priority.
     pub scheduling: sched::Attributes,
+    /// Nice value, which a real-time thread keeps for later.
+    pub nice: i32,
     /// I/O priority.
     pub io_priority: i32,
     /// Processors it may run on; none means all.
@@ -83,6 +85,7 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
         rseq,
         name: status.get("Name").to_owned(),
         scheduling: sched::attributes(tid).context(failed("scheduling policy"))?,
+        nice: proc::stat::read_thread(pid, tid)?.nice,
         io_priority: sched::io_priority(tid).context(failed("I/O priority"))?,
         affinity: affinity(tid)?,
         timer_slack: proc::text(&proc::path(tid, "timerslack_ns"))?.trim().parse().unwrap_or(50_000),
@@ -138,6 +141,7 @@ pub fn restore(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Res
     }
     let name = blank.put_str(state.name.as_bytes())?;
     blank.must("set its name", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name, 0, 0, 0, 0])?;
+    blank.must("set its nice value", libc::SYS_setpriority, [libc::PRIO_PROCESS as u64, 0, state.nice as u64, 0, 0, 0])?;
     let rseq = &state.rseq;
     if rseq.address != 0 {
         blank.must("register its rseq area", libc::SYS_rseq, [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature), 0, 0])?;

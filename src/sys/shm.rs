@@ -59,6 +59,15 @@ pub fn remove(id: i32) -> io::Result<()> {
     check(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }.into()).map(drop)
 }
 
+/// What the last page holds behind the segment's `size` bytes.
+pub fn tail(id: i32, size: u64) -> io::Result<Vec<u8>> {
+    let end = size.next_multiple_of(super::PAGE);
+    if end == size {
+        return Ok(Vec::new());
+    }
+    with_mapping(id, end, |memory| memory[size as usize..].to_vec())
+}
+
 /// Runs `fill` on a mapping of the whole segment.
 pub fn with_mapping<T>(id: i32, size: u64, fill: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
     // SAFETY: shmat maps the whole segment of `size` bytes, and nothing else in this process uses that mapping until shmdt.

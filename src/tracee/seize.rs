@@ -143,7 +143,8 @@ impl Frozen {
         for process in self.processes.iter().filter(|p| !p.is_zombie()) {
             let _ = crate::sys::pidfd::open(process.pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), libc::SIGKILL));
         }
-        for (_, tid) in self.seized.drain(..) {
+        // Backwards, because a main thread is not waited for before its other threads.
+        for (_, tid) in self.seized.drain(..).rev() {
             while let Ok(Some(event)) = ptrace::wait(tid, true) {
                 if matches!(event, Event::Gone(_)) {
                     break;

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::{build_id, FileEntry, FileId, FileKind};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mapping::Shared;
-use crate::sys::shm;
+use crate::sys::{shm, PAGE};
 
 /// Where the contents in a frame are read from.
 pub trait ContentSource {
@@ -132,7 +132,7 @@ impl<'a> Opener<'a> {
     pub fn open(&mut self, id: FileId, flags: i32) -> Result<OwnedFd> {
         let entry = self.entry(id)?;
         let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC) | libc::O_NOCTTY;
-        if entry.needs_content() || self.stand_in[id] {
+        if entry.needs_content() || self.stand_in[id] || entry.kind == FileKind::DeletedDirectory {
             let name = format!("/proc/self/fd/{}", self.make(id)?.as_raw_fd());
             return open_path(Path::new(&name), flags).at("open anew", &entry.path);
         }
@@ -150,11 +150,17 @@ impl<'a> Opener<'a> {
 
     fn create(&self, id: FileId) -> Result<OwnedFd> {
         let entry = self.entry(id)?;
+        if entry.kind == FileKind::DeletedDirectory {
+            return deleted_directory(&entry.path);
+        }
         let object = entry.content.ok_or_else(|| Error::corrupt(format!("the frame lacks the content of {}", entry.path.display())))?;
+        if let FileKind::SharedHugePages(page_size) = entry.kind {
+            return self.huge_pages(entry, object, page_size);
+        }
         let file: File = match entry.kind {
             FileKind::Memfd(_) => memfd(&memfd_name(&entry.path), libc::MFD_ALLOW_SEALING)?,
             FileKind::SharedAnonymous => {
-                let memory = Shared::new(entry.size.next_multiple_of(crate::sys::PAGE)).at("map", &entry.path)?;
+                let memory = Shared::new(entry.size.next_multiple_of(PAGE), PAGE).at("map", &entry.path)?;
                 memory.file().map_err(|e| Error::io("cannot open shared anonymous memory (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN)", e))?
             }
             FileKind::Regular => memfd(&entry.path.file_name().unwrap_or_default().to_string_lossy(), 0)?,
@@ -164,6 +170,14 @@ impl<'a> Opener<'a> {
         let _ = nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o7777));
         let _ = std::os::unix::fs::fchown(&file, Some(entry.uid), Some(entry.gid));
         Ok(file.into())
+    }
+
+    /// Shared memory in huge pages, which write(2) does not reach.
+    fn huge_pages(&self, entry: &FileEntry, object: u32, page_size: u64) -> Result<OwnedFd> {
+        let failed = |e| Error::io(format!("cannot map {} bytes of shared huge pages of {} KiB; reserve them in /proc/sys/vm/nr_hugepages", entry.size, page_size / 1024), e);
+        let mut memory = Shared::new(entry.size, page_size).map_err(failed)?;
+        self.source.each(object, &mut |offset, bytes| memory.write(offset, bytes).map_err(failed))?;
+        memory.file().map(OwnedFd::from).map_err(failed)
     }
 
     fn fill(&self, file: &File, object: u32, size: u64) -> Result<()> {
@@ -184,7 +198,7 @@ impl<'a> Opener<'a> {
         };
         let made = if shm::stat(*wanted).is_ok() { *wanted } else { create_segment(*wanted, segment)? };
         let failed = |e| Error::io(format!("cannot fill System V segment {wanted}"), e);
-        shm::with_mapping(made, segment.size, |memory| {
+        shm::with_mapping(made, segment.size.next_multiple_of(PAGE), |memory| {
             memory.fill(0);
             self.source.each(object, &mut |offset, bytes| {
                 let at = offset as usize;
@@ -258,6 +272,18 @@ fn deleted_file(path: &Path) -> Result<File> {
     }
     let dir = path.parent().unwrap_or(Path::new("/"));
     tempfile::tempfile_in(dir).or_else(|_| tempfile::tempfile()).at("make a deleted file anew in", dir)
+}
+
+/// A directory without a path: made under its old name, or in the nearest place that exists, and removed at once.
+fn deleted_directory(path: &Path) -> Result<OwnedFd> {
+    let made = fs::create_dir(path).map(|()| path.to_owned());
+    let made = match made {
+        Ok(made) => made,
+        Err(_) => tempfile::Builder::new().tempdir().context("cannot make a deleted directory anew")?.keep(),
+    };
+    let fd = open_path(&made, libc::O_DIRECTORY).at("open", &made)?;
+    fs::remove_dir(&made).at("remove", &made)?;
+    Ok(fd)
 }
 
 fn create_segment(wanted: i32, segment: &shm::Segment) -> Result<i32> {

@@ -65,8 +65,8 @@ pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &
 fn describe(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, cache: &mut HashMap<(String, u64, String), FileId>) -> Result<Mapping> {
     let backing = if matches!(vma.name.as_str(), "[vdso]") || vma.name.starts_with("[vvar") {
         Backing::Kernel(vma.name.clone())
-    } else if flagged.page_size != PAGE {
-        huge_pages(pid, vma, flagged)?
+    } else if flagged.page_size != PAGE && !vma.shared && vma.name.starts_with("/anon_hugepage") {
+        Backing::HugePages(flagged.page_size)
     } else if vma.inode == 0 {
         refuse_special(pid, vma, flagged)?;
         Backing::Anonymous
@@ -93,7 +93,10 @@ fn mark(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, id: FileI
     entry.code |= executable;
     entry.mapped |= !vma.shared;
     entry.written |= vma.shared && flagged.flags.iter().any(|flag| flag == "mw");
+    let huge = flagged.page_size != PAGE;
     match entry.kind {
+        FileKind::SharedHugePages(_) => Ok(Backing::File(id)),
+        _ if huge => Err(Error::refused(format!("pid {pid} maps huge pages of {} at {:x}; only anonymous huge pages (MAP_HUGETLB | MAP_ANONYMOUS) can be restored", vma.name, vma.start))),
         FileKind::SystemV(_) if vma.offset != 0 || vma.len() != entry.size.next_multiple_of(PAGE) => {
             Err(Error::refused(format!("pid {pid} maps a part of System V segment {}; only whole attachments can be restored", entry.path.display())))
         }
@@ -104,13 +107,6 @@ fn mark(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, id: FileI
         FileKind::Regular | FileKind::Deleted | FileKind::Memfd(_) | FileKind::SharedAnonymous | FileKind::Device => Ok(Backing::File(id)),
         _ => Err(Error::refused(format!("pid {pid} maps {} at {:x}, which cannot be mapped again", vma.name, vma.start))),
     }
-}
-
-fn huge_pages(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<Backing> {
-    if vma.shared || !vma.name.starts_with("/anon_hugepage") {
-        return Err(Error::refused(format!("pid {pid} maps shared huge pages at {:x} ({}); only private MAP_HUGETLB memory can be restored", vma.start, vma.name)));
-    }
-    Ok(Backing::HugePages(flagged.page_size))
 }
 
 fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
