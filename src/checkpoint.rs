@@ -228,7 +228,7 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
     let begun = Instant::now();
     let mut frozen = seize(root)?;
     options.hooks.run(Event::Frozen, root, None)?;
-    host.read_clocks()?;
+    host.read_clocks(root)?;
     let captured = capture::capture(&mut frozen, surveys, contents, options)?;
     let (sources, hold) = match options.then {
         Then::Run => {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::cpu;
 use crate::error::{Context, Error, Result};
-use crate::proc;
+use crate::isolate::parse_offsets;
+use crate::proc::{self, Pid};
 
 /// A machine at an instant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,10 +46,12 @@ impl Host {
         })
     }
 
-    /// Brings the clocks up to date.
-    pub fn read_clocks(&mut self) -> Result<()> {
-        self.monotonic_ns = clock(ClockId::CLOCK_MONOTONIC)?;
-        self.boottime_ns = clock(ClockId::CLOCK_BOOTTIME)?;
+    /// Brings the clocks up to date, as process `pid` sees them.
+    pub fn read_clocks(&mut self, pid: Pid) -> Result<()> {
+        let offsets = |pid: &str| parse_offsets(&proc::text(Path::new(&format!("/proc/{pid}/timens_offsets"))).unwrap_or_default());
+        let (ours, theirs) = (offsets("self"), offsets(&pid.to_string()));
+        self.monotonic_ns = clock(ClockId::CLOCK_MONOTONIC)? + theirs.get("monotonic") - ours.get("monotonic");
+        self.boottime_ns = clock(ClockId::CLOCK_BOOTTIME)? + theirs.get("boottime") - ours.get("boottime");
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
 use crate::host::Host;
 use crate::image::FrameReader;
+use crate::isolate;
 use crate::manifest::{Body, Life, Manifest};
 use crate::proc::Pid;
 use crate::resource::fd::restore::{OpenSet, RestoreOptions};
@@ -77,6 +78,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     check_ids_free(manifest)?;
     opener.put_back_saved()?;
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
+    let clocks_moved = isolate::keep_clocks_going(&manifest.host)?;
     let mut family = Family::breed(manifest)?;
     family.fill(frame, &mut opener)?;
     family.furnish(manifest, &mut open, &mut opener)?;
@@ -86,6 +88,9 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     let mut notes = std::mem::take(&mut family.notes);
     notes.append(&mut opener.notes);
     notes.append(&mut open.notes);
+    if clocks_moved {
+        notes.push("the frame's monotonic clock is ahead of this machine's: the instance runs in a time namespace".to_owned());
+    }
     let root = manifest.processes[0].node.pid;
     options.hooks.run(Event::Restored, root, Some(&manifest.name))?;
     family.run(manifest)?;

@@ -21,7 +21,25 @@ macro_rules! plain { ($($t:ty),* $(,)?) => { $(
     // SAFETY: integers, or C structs of integers: every bit pattern is valid.
     unsafe impl Plain for $t {}
 )* } }
-plain!(i32, u32, i64, u64, u8, libc::winsize, libc::termios, libc::termios2, libc::linger, libc::timeval, libc::itimerspec, libc::ucred, [u8; 256], [u8; 16], [u8; 1024], libc::tcp_info);
+plain!(i32, u32, i64, u64, u8, libc::winsize, libc::termios, libc::termios2, libc::linger, libc::timeval, libc::itimerspec, libc::ucred, [u8; 256], [u8; 16], [u8; 1024], libc::tcp_info, InterfaceFlags);
+
+/// `struct ifreq` as SIOCSIFFLAGS takes it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct InterfaceFlags {
+    name: [u8; 16],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+impl InterfaceFlags {
+    /// The request to give interface `name` these IFF_* flags.
+    pub fn new(name: &str, flags: i16) -> InterfaceFlags {
+        let mut request = InterfaceFlags { name: [0; 16], flags, rest: [0; 22] };
+        request.name.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
+        request
+    }
+}
 
 /// An ioctl that fills in a struct.
 pub fn ioctl_get<T: Plain>(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<T> {
