@@ -3,6 +3,7 @@
 
 pub mod clone;
 pub mod fd;
+pub mod fd_extra;
 pub mod kcmp;
 pub mod mapping;
 pub mod pagemap;
