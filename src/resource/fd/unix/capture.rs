@@ -93,12 +93,13 @@ impl Survey {
             let mutual = self.rows.get(&row.peer).is_some_and(|other| other.peer == inode);
             return Ok(Some(if mutual { Role::Pair { peer } } else { Role::Sends { peer } }));
         }
-        let address = fd::peer_address(found.fd.as_fd()).ok().filter(|address| address.len() > 2);
-        let is_connected = row.state == diag::ESTABLISHED;
+        // A datagram socket's own state only tells that somebody is connected with it.
+        let address = fd::peer_address(found.fd.as_fd()).ok();
         match (kind, address) {
-            (libc::SOCK_DGRAM, Some(address)) => return Ok(Some(Role::SendsOutside { address })),
-            (libc::SOCK_DGRAM, None) if row.peer == 0 && !is_connected => return Ok(Some(Role::Idle)),
-            _ if !is_connected => return Ok(Some(if row.shutdown == 0 { Role::Idle } else { Role::HungUp })),
+            (libc::SOCK_DGRAM, None) => return Ok(Some(Role::Idle)),
+            (libc::SOCK_DGRAM, Some(address)) if address.len() > 2 => return Ok(Some(Role::SendsOutside { address })),
+            (libc::SOCK_DGRAM, _) => {}
+            _ if row.state != diag::ESTABLISHED => return Ok(Some(if row.shutdown == 0 { Role::Idle } else { Role::HungUp })),
             _ => {}
         }
         if let Some(listener) = self.listener_of(inode) {
@@ -205,6 +206,7 @@ fn peek(found: &Found, kind: i32) -> std::io::Result<Vec<Message>> {
     messages
 }
 
+/// A stream's bytes come in runs that end with the piece that carries descriptors; where that piece begins is not to be seen.
 fn peek_on(found: &Found, kind: i32) -> std::io::Result<Vec<Message>> {
     let mut messages = Vec::new();
     loop {
