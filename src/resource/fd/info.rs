@@ -1,10 +1,29 @@
 //! /proc/PID/fdinfo/N: what the kernel tells of a descriptor without touching it.
 
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::proc::{self, Pid};
+
+/// The fdinfo files of one process: opened relative to it they cost a third less.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Directory {
+    /// Opens the directory.
+    pub fn open(pid: Pid) -> Result<Directory> {
+        let path = proc::path(pid, "fdinfo");
+        let handle = File::open(&path).at("open", &path)?;
+        Ok(Directory { path, handle })
+    }
+}
 
 /// One fdinfo file.
 #[derive(Debug, Clone, Default)]
@@ -20,13 +39,21 @@ pub struct Info {
 }
 
 impl Info {
-    /// Reads an fdinfo file.
-    pub fn read(path: &Path) -> Result<Info> {
-        // Not read_to_string: it asks for the file's size first, in vain.
-        let mut bytes = Vec::with_capacity(1024);
-        File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).at("read", path)?;
+    /// Reads the fdinfo of number `fd` in directory `dir` (/proc/PID/fdinfo).
+    pub fn read(dir: &Directory, fd: i32) -> Result<Info> {
+        let failed = |e: nix::Error| Error::io(format!("cannot read {}/{fd}", dir.path.display()), e);
+        // By bare system calls: the standard library asks for size and position first, which costs more than the reading.
+        let file = nix::fcntl::openat(&dir.handle, fd.to_string().as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        let mut bytes = Vec::new();
+        let mut piece = [0; 4096];
+        loop {
+            match nix::unistd::read(&file, &mut piece).map_err(failed)? {
+                0 => break,
+                n => bytes.extend_from_slice(&piece[..n]),
+            }
+        }
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Self::parse(text).ok_or_else(|| Error::new(Kind::Io, format!("cannot understand {}", path.display())))
+        Self::parse(text).ok_or_else(|| Error::new(Kind::Io, format!("cannot understand {}/{fd}", dir.path.display())))
     }
 
     fn parse(text: String) -> Option<Info> {

@@ -151,6 +151,10 @@ impl<'d> OpenSet<'d> {
             return Ok(());
         }
         let description = &self.descriptors.descriptions[id];
+        // What we share with our own caller is not to be changed for it.
+        if matches!(description.kind, Kind::External(_)) {
+            return Ok(());
+        }
         owner::connect(description, fd, blank, &mut self.notes)
     }
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use super::info::Info;
+use super::info::{Directory, Info};
 use super::{DescriptionId, Slot};
 use crate::error::{Error, Result};
 use crate::proc::{self, Pid};
@@ -104,10 +104,12 @@ impl Scan {
     pub fn read_table(&mut self, table: usize) -> Result<()> {
         let pid = self.holders[table];
         let process = pidfd::open(pid).map_err(|e| Error::io(format!("pid {pid}: cannot take hold of its descriptors"), e))?;
+        let infos = Directory::open(pid)?;
         let mut seen = Vec::new();
-        for number in proc::numbers(&proc::path(pid, "fd"))? {
+        // Not fd: listing a directory of /proc makes an inode per entry, and those of fdinfo are wanted anyway.
+        for number in proc::numbers(&proc::path(pid, "fdinfo"))? {
             let fd = pidfd::get(process.as_fd(), number).map_err(|e| explain(pid, number, e))?;
-            let info = Info::read(&proc::path(pid, &format!("fdinfo/{number}")))?;
+            let info = Info::read(&infos, number)?;
             let found = self.add(fd, info.clone(), pid, number, false)?;
             if (0..=2).contains(&number) {
                 let lowest = self.found[found].stdio.map_or(number, |other| other.min(number));
@@ -122,7 +124,7 @@ impl Scan {
     /// Adds a descriptor that was in flight to description `to`.
     pub fn add_passed(&mut self, fd: OwnedFd, to: DescriptionId) -> Result<DescriptionId> {
         let own = std::process::id() as Pid;
-        let info = Info::read(&proc::path(own, &format!("fdinfo/{}", fd.as_raw_fd())))?;
+        let info = Info::read(&Directory::open(own)?, fd.as_raw_fd())?;
         let (holder, number) = (self.found[to].holder, self.found[to].number);
         self.add(fd, info, holder, number, true)
     }
@@ -140,8 +142,8 @@ impl Scan {
         let id = self.found.len();
         group.insert(at, id);
         self.by_inode.entry((stat.st_dev, stat.st_ino)).or_default().push(id);
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot read its link"), e))?;
-        self.found.push(Found { fd, stat, holder, number, passed, stdio: None, link: link.to_string_lossy().into_owned(), info });
+        let link = link(&fd, &stat, &info).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot read its link"), e))?;
+        self.found.push(Found { fd, stat, holder, number, passed, stdio: None, link, info });
         Ok(id)
     }
 
@@ -155,6 +157,22 @@ impl Scan {
         let seen = &self.tables[table];
         seen.binary_search_by_key(&fd, |seen| seen.number).ok().map(|at| seen[at].found)
     }
+}
+
+/// Where a link in /proc would point; often that is plain without asking.
+fn link(fd: &OwnedFd, stat: &libc::stat, info: &Info) -> std::io::Result<String> {
+    const TELLING: [(&str, &str); 3] = [("eventfd-count", "eventfd"), ("sigmask", "signalfd"), ("clockid", "timerfd")];
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFSOCK if info.flags & libc::O_PATH == 0 => return Ok(format!("socket:[{}]", stat.st_ino)),
+        0 => {
+            if let Some((_, name)) = TELLING.iter().find(|(row, _)| info.row(row).is_some()) {
+                return Ok(format!("anon_inode:[{name}]"));
+            }
+        }
+        _ => {}
+    }
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok(link.to_string_lossy().into_owned())
 }
 
 /// Where `fd` is, or belongs, in a group sorted by kcmp: thousands of eventfds have one inode, so no linear search.
