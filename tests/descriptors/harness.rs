@@ -58,6 +58,7 @@ impl Target {
 
     /// A frame of all processes of the tree, each with a table of its own; the program then says whether it was disturbed.
     pub fn frame(&mut self, options: CaptureOptions) -> stillframe::Result<Frame> {
+        let _room = fd::scan::Room::make();
         let frozen = Frozen::seize(self.pid())?;
         let holders: Vec<Pid> = frozen.processes.iter().map(|process| process.pid).collect();
         let mut files = FileTable::new(self.pid());

@@ -195,15 +195,23 @@ fn explain(pid: Pid, number: i32, e: std::io::Error) -> Error {
     }
 }
 
-/// Our own soft limit on descriptors, raised to the hard one until dropped.
+/// Room for the duplicates: our own soft limit on descriptors, raised to the hard one until dropped.
 pub struct Room(Option<(u64, u64)>);
 
+/// For so many descriptors our table is made large enough at once.
+const ROOM: u64 = 8192;
+
 impl Room {
-    /// Raises the limit.
+    /// Makes room. Best done before the freeze: in a process with threads, each growth of the table waits milliseconds for RCU.
     pub fn make() -> Room {
         use nix::sys::resource::{getrlimit, setrlimit, Resource::RLIMIT_NOFILE};
         let old = getrlimit(RLIMIT_NOFILE).ok();
-        Room(old.filter(|&(_, hard)| setrlimit(RLIMIT_NOFILE, hard, hard).is_ok()))
+        let room = Room(old.filter(|&(_, hard)| setrlimit(RLIMIT_NOFILE, hard, hard).is_ok()));
+        let highest = old.map_or(0, |(_, hard)| hard.min(ROOM)).saturating_sub(1) as i32;
+        if let Ok(far) = nix::fcntl::fcntl(std::io::stderr(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(highest)) {
+            let _ = nix::unistd::close(far);
+        }
+        room
     }
 }
 
