@@ -14,7 +14,7 @@ use crate::image::{Compression, Header};
 use crate::manifest::{Manifest, Taking};
 use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
-use crate::resource::fd::CaptureOptions;
+use crate::resource::fd::{scan::Room, CaptureOptions};
 use crate::resource::memory::Survey;
 use crate::store::{FrameRef, Store};
 use crate::tracee::seize::{tree, Frozen};
@@ -225,6 +225,8 @@ fn nanos(duration: Duration) -> u64 {
 /// Stops the tree, captures it, splits off its memory, and lets it go.
 fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<Instance> {
     let mut host = Host::here()?;
+    // Room for duplicates of the target's descriptors: growing our table is slow, and would be so in the pause.
+    let _room = Room::make();
     let begun = Instant::now();
     let mut frozen = seize(root)?;
     options.hooks.run(Event::Frozen, root, None)?;

@@ -247,7 +247,6 @@ fn describe_unknown(name: &str) -> String {
 /// Captures the tables of `holders`, one process per distinct table, in table order; all of the tree must be stopped.
 /// Hold a [`scan::Room`] from before the freeze, and the pause is shorter.
 pub fn capture(holders: &[Pid], files: &mut FileTable, options: &CaptureOptions) -> Result<Descriptors> {
-    let _room = scan::Room::make();
     let mut scan = Scan::new(holders);
     for table in 0..holders.len() {
         scan.read_table(table)?;
