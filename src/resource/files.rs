@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::contents::Contents;
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, Pid};
+use crate::sys::fd_extra::handle_of;
 use crate::sys::shm;
 
 pub mod build_id;
@@ -42,11 +43,17 @@ pub enum FileKind {
     Device,
     /// A named pipe.
     Fifo,
+    /// A named pipe that was removed while somebody had it open.
+    DeletedFifo,
     /// A socket's place in the file system.
     Socket,
     /// Anything else that has a path (a symbolic link held by O_PATH).
     Other,
 }
+
+/// name_to_handle_at(2): kind and bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle(pub i32, #[serde(with = "super::blob")] pub Vec<u8>);
 
 /// One file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,8 +90,17 @@ pub struct FileEntry {
     pub written: bool,
     /// The object of the frame that holds its content.
     pub content: Option<u32>,
+    /// How its file system finds a file again whose known name is gone while it has others.
+    pub handle: Option<Handle>,
     /// Key, owner and size, of a System V segment.
     pub segment: Option<shm::Segment>,
+}
+
+impl FileKind {
+    /// Whether it once had the path it is known by.
+    fn is_removed(&self) -> bool {
+        matches!(self, FileKind::Deleted | FileKind::DeletedDirectory | FileKind::DeletedFifo)
+    }
 }
 
 impl FileEntry {
@@ -125,9 +141,12 @@ impl FileTable {
         if let Some(&id) = self.index.get(&key) {
             return Ok(id);
         }
-        let entry = self.describe(pid, what, &name, &meta)?;
+        let mut entry = self.describe(pid, what, &name, &meta)?;
         // A content is needed later, when the path may be gone with the process: keep the file.
         let handle = if entry.needs_content() || entry.kind == FileKind::Regular { File::open(&link).ok() } else { None };
+        if let (FileKind::Deleted, Some(file), 1..) = (&entry.kind, &handle, meta.nlink()) {
+            entry.handle = handle_of(file.as_fd()).ok().map(|(kind, bytes)| Handle(kind, bytes));
+        }
         self.entries.push(entry);
         self.handles.push(handle);
         self.index.insert(key, self.entries.len() - 1);
@@ -137,7 +156,7 @@ impl FileTable {
     fn describe(&self, pid: Pid, what: &str, name: &Path, meta: &Metadata) -> Result<FileEntry> {
         let text = name.to_string_lossy();
         let kind = self.classify(pid, what, &text, meta)?;
-        let path = if matches!(kind, FileKind::Deleted | FileKind::DeletedDirectory) { PathBuf::from(text.trim_end_matches(DELETED)) } else { name.to_owned() };
+        let path = if kind.is_removed() { PathBuf::from(text.trim_end_matches(DELETED)) } else { name.to_owned() };
         let segment = match kind {
             FileKind::SystemV(id) => Some(shm::stat(id).map_err(|e| Error::io(format!("pid {pid}: cannot examine System V segment {id}; it belongs to another ipc namespace?"), e))?),
             _ => None,
@@ -158,6 +177,7 @@ impl FileTable {
             code: false,
             written: false,
             content: None,
+            handle: None,
             segment,
             kind,
         })
@@ -171,6 +191,8 @@ impl FileTable {
             return Ok(FileKind::Directory);
         } else if file_type.is_char_device() || file_type.is_block_device() {
             return Ok(FileKind::Device);
+        } else if file_type.is_fifo() && text.ends_with(DELETED) {
+            return Ok(FileKind::DeletedFifo);
         } else if file_type.is_fifo() {
             return Ok(FileKind::Fifo);
         } else if file_type.is_socket() {

@@ -107,6 +107,15 @@ pub fn arm_timer(fd: BorrowedFd<'_>, flags: i32, at: &libc::itimerspec) -> io::R
     check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), flags, at, std::ptr::null_mut()) }.into()).map(drop)
 }
 
+/// The time left of a timerfd, and its interval.
+pub fn timer_left(fd: BorrowedFd<'_>) -> io::Result<libc::itimerspec> {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut left = libc::itimerspec { it_interval: zero, it_value: zero };
+    // SAFETY: the struct is live.
+    check(unsafe { libc::timerfd_gettime(fd.as_raw_fd(), &mut left) }.into())?;
+    Ok(left)
+}
+
 /// A clock's time.
 pub fn clock(id: i32) -> io::Result<libc::timespec> {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -131,6 +140,18 @@ pub fn watcher() -> io::Result<OwnedFd> {
 pub fn watch(fd: BorrowedFd<'_>, path: &CStr, mask: u32) -> io::Result<i32> {
     // SAFETY: the string is live.
     check(unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask) }.into()).map(|n| n as i32)
+}
+
+/// The handle (kind, bytes) by which its file system finds an open file again, name or no name.
+pub fn handle_of(fd: BorrowedFd<'_>) -> io::Result<(i32, Vec<u8>)> {
+    const MAX: usize = 128;
+    let mut raw = [0u32; 2 + MAX / 4];
+    raw[0] = MAX as u32;
+    let mut mount = 0;
+    // SAFETY: `raw` is a file_handle with room for the bytes it states; the path is an empty C string.
+    check(unsafe { libc::syscall(libc::SYS_name_to_handle_at, fd.as_raw_fd(), c"".as_ptr(), raw.as_mut_ptr(), &mut mount, libc::AT_EMPTY_PATH) })?;
+    let bytes: Vec<u8> = raw[2..].iter().flat_map(|word| word.to_ne_bytes()).take(raw[0] as usize).collect();
+    Ok((raw[1] as i32, bytes))
 }
 
 /// Opens (O_PATH) the file that a handle names in the file system of `mount`.

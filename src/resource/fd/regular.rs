@@ -61,7 +61,6 @@ fn check(found: &Found) -> Result<()> {
     let device = (nix::sys::stat::major(found.stat.st_rdev) as u32, nix::sys::stat::minor(found.stat.st_rdev) as u32);
     let path_only = found.info.flags & libc::O_PATH != 0;
     match found.stat.st_mode & libc::S_IFMT {
-        libc::S_IFDIR if found.stat.st_nlink == 0 => Err(found.refused(&format!("a directory that was removed ({})", found.link))),
         libc::S_IFCHR | libc::S_IFBLK if path_only => Ok(()),
         libc::S_IFCHR if device.0 == 1 && HARMLESS.contains(&device.1) => Ok(()),
         libc::S_IFCHR | libc::S_IFBLK => Err(found.refused(&format!("device {} ({}:{}), whose state only its driver knows", found.link, device.0, device.1))),

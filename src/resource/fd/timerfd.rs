@@ -1,12 +1,13 @@
 //! timerfd: made at open, armed when everything else is in place, so that no time passes for it during the restore.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::info::Info;
+use super::info::{Directory, Info};
 use super::scan::Found;
 use crate::error::{Context, Result};
+use crate::proc::Pid;
 use crate::sys::{fd::ioctl_set, fd_extra};
 
 const TFD_IOC_SET_TICKS: libc::c_ulong = 0x4008_5400;
@@ -31,7 +32,10 @@ pub struct State {
 
 /// Reads the timer from fdinfo: reading the descriptor would reset it.
 pub fn capture(found: &Found) -> Result<State> {
-    let parsed = parse(&found.info).ok_or_else(|| found.refused("a timerfd whose state this kernel does not show"))?;
+    // Asking for the time makes the kernel count the periods that have gone by unread; only then does fdinfo tell them.
+    fd_extra::timer_left(found.fd.as_fd()).map_err(|e| found.failed("ask for the time left of", e))?;
+    let own = Directory::open(std::process::id() as Pid)?;
+    let parsed = parse(&Info::read(&own, found.fd.as_raw_fd())?).ok_or_else(|| found.refused("a timerfd whose state this kernel does not show"))?;
     let due_ns = match parsed {
         State { flags, left_ns, .. } if flags & libc::TFD_TIMER_ABSTIME == 0 || left_ns == 0 => None,
         _ => Some((now(parsed.clock).map_err(|e| found.failed("read the clock of", e))? + i128::from(parsed.left_ns)) as i64),
@@ -72,14 +76,11 @@ pub fn arm(state: &State, fd: &OwnedFd) -> Result<()> {
         Some(due) if is_wall => (state.flags, due),
         _ => (0, state.left_ns),
     };
-    // A periodic timer that is due is armed again by its reader only: let it be due at once.
-    let overdue = state.left_ns == 0 && state.interval_ns > 0 && state.ticks > 0;
-    let value = if overdue { 1 } else { value };
     if value > 0 {
         let spec = libc::itimerspec { it_interval: timespec(state.interval_ns), it_value: timespec(value) };
         fd_extra::arm_timer(fd.as_fd(), flags, &spec).context("cannot arm a timerfd")?;
     }
-    if state.ticks > 0 && !overdue {
+    if state.ticks > 0 {
         ioctl_set(fd.as_fd(), TFD_IOC_SET_TICKS, &state.ticks).context("cannot set a timerfd's expirations (needs CONFIG_CHECKPOINT_RESTORE)")?;
     }
     Ok(())

@@ -1,16 +1,17 @@
 //! Files at a restore: checked first, all of them; then opened, or made anew from their content.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::{build_id, FileEntry, FileId, FileKind};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::mapping::Shared;
 use crate::sys::{shm, PAGE};
+
+mod made;
 
 /// Where the contents in a frame are read from.
 pub trait ContentSource {
@@ -132,7 +133,7 @@ impl<'a> Opener<'a> {
     pub fn open(&mut self, id: FileId, flags: i32) -> Result<OwnedFd> {
         let entry = self.entry(id)?;
         let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC) | libc::O_NOCTTY;
-        if entry.needs_content() || self.stand_in[id] || entry.kind == FileKind::DeletedDirectory {
+        if entry.needs_content() || self.stand_in[id] || matches!(entry.kind, FileKind::DeletedDirectory | FileKind::DeletedFifo) {
             let name = format!("/proc/self/fd/{}", self.make(id)?.as_raw_fd());
             return open_path(Path::new(&name), flags).at("open anew", &entry.path);
         }
@@ -150,21 +151,29 @@ impl<'a> Opener<'a> {
 
     fn create(&self, id: FileId) -> Result<OwnedFd> {
         let entry = self.entry(id)?;
-        if entry.kind == FileKind::DeletedDirectory {
-            return deleted_directory(&entry.path);
+        match (&entry.kind, &entry.handle) {
+            (FileKind::DeletedDirectory, _) => return made::deleted_directory(&entry.path),
+            (FileKind::DeletedFifo, _) => return made::deleted_fifo(&entry.path),
+            (_, Some(handle)) => {
+                // Its content is not ours to change: others know it by its other names. Gone with them, it is made anew.
+                if let Some(found) = made::by_handle(entry, handle) {
+                    return Ok(found);
+                }
+            }
+            _ => {}
         }
         let object = entry.content.ok_or_else(|| Error::corrupt(format!("the frame lacks the content of {}", entry.path.display())))?;
         if let FileKind::SharedHugePages(page_size) = entry.kind {
             return self.huge_pages(entry, object, page_size);
         }
         let file: File = match entry.kind {
-            FileKind::Memfd(_) => memfd(&memfd_name(&entry.path), libc::MFD_ALLOW_SEALING)?,
+            FileKind::Memfd(_) => made::memfd(&made::memfd_name(&entry.path), libc::MFD_ALLOW_SEALING)?,
             FileKind::SharedAnonymous => {
                 let memory = Shared::new(entry.size.next_multiple_of(PAGE), PAGE).at("map", &entry.path)?;
                 memory.file().map_err(|e| Error::io("cannot open shared anonymous memory (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN)", e))?
             }
-            FileKind::Regular => memfd(&entry.path.file_name().unwrap_or_default().to_string_lossy(), 0)?,
-            _ => deleted_file(&entry.path)?,
+            FileKind::Regular => made::memfd(&entry.path.file_name().unwrap_or_default().to_string_lossy(), 0)?,
+            _ => made::deleted_file(&entry.path)?,
         };
         self.fill(&file, object, entry.size)?;
         let _ = nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o7777));
@@ -196,7 +205,7 @@ impl<'a> Opener<'a> {
         let (FileKind::SystemV(wanted), Some(segment), Some(object)) = (&entry.kind, &entry.segment, entry.content) else {
             return Err(Error::corrupt(format!("file {id} of the manifest is no System V segment")));
         };
-        let made = if shm::stat(*wanted).is_ok() { *wanted } else { create_segment(*wanted, segment)? };
+        let made = if shm::stat(*wanted).is_ok() { *wanted } else { made::create_segment(*wanted, segment)? };
         let failed = |e| Error::io(format!("cannot fill System V segment {wanted}"), e);
         shm::with_mapping(made, segment.size.next_multiple_of(PAGE), |memory| {
             memory.fill(0);
@@ -249,50 +258,4 @@ fn open_path(path: &Path, flags: i32) -> std::io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY).custom_flags(flags & !libc::O_ACCMODE);
     options.open(path).map(Into::into)
-}
-
-fn memfd_name(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    text.trim_start_matches("/memfd:").trim_end_matches(super::DELETED).to_owned()
-}
-
-fn memfd(name: &str, flags: u32) -> Result<File> {
-    let name = CString::new(name).map_err(|_| Error::corrupt("a memfd's name holds a NUL"))?;
-    let flags = nix::sys::memfd::MFdFlags::from_bits_retain(flags | libc::MFD_CLOEXEC);
-    Ok(File::from(nix::sys::memfd::memfd_create(name.as_c_str(), flags).context("cannot make a memfd")?))
-}
-
-/// A file without a path: under its old name for an instant if that is free, so that it shows as it did.
-fn deleted_file(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    if let Ok(file) = options.clone().create_new(true).open(path) {
-        fs::remove_file(path).at("remove", path)?;
-        return Ok(file);
-    }
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    tempfile::tempfile_in(dir).or_else(|_| tempfile::tempfile()).at("make a deleted file anew in", dir)
-}
-
-/// A directory without a path: made under its old name, or in the nearest place that exists, and removed at once.
-fn deleted_directory(path: &Path) -> Result<OwnedFd> {
-    let made = fs::create_dir(path).map(|()| path.to_owned());
-    let made = match made {
-        Ok(made) => made,
-        Err(_) => tempfile::Builder::new().tempdir().context("cannot make a deleted directory anew")?.keep(),
-    };
-    let fd = open_path(&made, libc::O_DIRECTORY).at("open", &made)?;
-    fs::remove_dir(&made).at("remove", &made)?;
-    Ok(fd)
-}
-
-fn create_segment(wanted: i32, segment: &shm::Segment) -> Result<i32> {
-    let next = Path::new("/proc/sys/kernel/shm_next_id");
-    fs::write(next, wanted.to_string()).at("choose a System V segment's id in", next)?;
-    let made = shm::create(segment.key, segment.size, segment.mode).map_err(|e| Error::io(format!("cannot make System V segment {wanted}"), e))?;
-    if made != wanted {
-        let _ = shm::remove(made);
-        return Err(Error::new(Kind::Refused, format!("System V segment id {wanted} is not to be had here (got {made}); restore with --isolate")));
-    }
-    Ok(made)
 }
