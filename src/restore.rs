@@ -17,7 +17,7 @@ use crate::resource::fd::restore::{OpenSet, RestoreOptions};
 use crate::resource::files::open::{ContentSource, Opener, Policy};
 use crate::resource::memory;
 use crate::resource::tree::{self, Node, Step};
-use crate::resource::{limits, process, signals, threads, timers};
+use crate::resource::{credentials, limits, process, signals, threads, timers};
 use crate::sys::{pidfd, ptrace};
 use crate::tracee::blank::Blank;
 use crate::tracee::RemoteExt;
@@ -281,7 +281,9 @@ impl Family {
         for (pid, body) in bodies(manifest) {
             let mut threads = self.threads.remove(&pid).unwrap_or_default();
             let blank = self.blank(pid)?;
-            let armed = arm_process(body, blank, &mut threads);
+            let mut notes = Vec::new();
+            let armed = arm_process(body, blank, &mut threads, &mut notes);
+            self.notes.append(&mut notes);
             self.threads.insert(pid, threads);
             armed.map_err(|e| e.context(format!("process {pid}")))?;
         }
@@ -310,7 +312,7 @@ impl Family {
     }
 }
 
-fn arm_process(body: &Body, blank: &mut Blank, others: &mut [Blank]) -> Result<()> {
+fn arm_process(body: &Body, blank: &mut Blank, others: &mut [Blank], notes: &mut Vec<String>) -> Result<()> {
     blank.block_signals()?;
     others.iter().try_for_each(|thread| thread.block_signals())?;
     timers::arm(&body.timers, blank)?;
@@ -318,8 +320,10 @@ fn arm_process(body: &Body, blank: &mut Blank, others: &mut [Blank]) -> Result<(
     if !body.shares.files {
         blank.must("close the service descriptor", libc::SYS_close, [blank.service() as u64, 0, 0, 0, 0, 0])?;
     }
-    for (thread, state) in std::iter::once(&mut *blank).chain(others).zip(&body.threads) {
-        threads::arm(&state.state, thread)?;
+    let mut threads: Vec<_> = body.threads.iter().zip(std::iter::once(&mut *blank).chain(others)).collect();
+    credentials::confine(&mut threads.iter_mut().map(|(thread, blank)| (&thread.state.credentials, &mut **blank)).collect::<Vec<_>>())?;
+    for (thread, blank) in threads {
+        threads::arm(&thread.state, blank, notes)?;
     }
     process::arm(&body.attributes, blank)
 }

@@ -12,6 +12,19 @@ use crate::tracee::{Remote, RemoteExt};
 /// Rights of a thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Who it is.
+    pub identity: Identity,
+    /// PR_GET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// Seccomp allows read, write and exit alone.
+    pub strict: bool,
+    /// Seccomp filters, newest first.
+    pub filters: Vec<Filter>,
+}
+
+/// What decides permissions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
     /// Real, effective, saved and filesystem user.
     pub uids: [u32; 4],
     /// The same of groups.
@@ -22,15 +35,17 @@ pub struct State {
     pub capabilities: Capabilities,
     /// PR_GET_SECUREBITS.
     pub securebits: u32,
-    /// PR_GET_NO_NEW_PRIVS.
-    pub no_new_privs: bool,
-    /// Seccomp filters, newest first, as classic BPF.
-    pub filters: Vec<Filter>,
 }
 
-/// A seccomp filter: instructions of 8 bytes.
+/// A seccomp filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filter(#[serde(with = "super::blob")] pub Vec<u8>);
+pub struct Filter {
+    /// Classic BPF instructions of 8 bytes.
+    #[serde(with = "super::blob")]
+    pub program: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_*.
+    pub flags: u64,
+}
 
 /// Capability sets, bit n for capability n.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,79 +74,116 @@ impl Capabilities {
     }
 }
 
+impl Identity {
+    fn of(thread: &mut impl Remote, status: &Status) -> Result<Identity> {
+        let four = |key: &str| -> Result<[u32; 4]> {
+            let numbers = status.numbers(key)?;
+            Ok(std::array::from_fn(|at| numbers.get(at).copied().unwrap_or(0) as u32))
+        };
+        Ok(Identity {
+            uids: four("Uid")?,
+            gids: four("Gid")?,
+            groups: status.numbers("Groups")?.into_iter().map(|group| group as u32).collect(),
+            capabilities: Capabilities::of(status)?,
+            securebits: thread.must("read its securebits", libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0])? as u32,
+        })
+    }
+}
+
 /// Reads the rights of the visiting thread.
 pub fn capture(visit: &mut Visit<'_>, status: &Status) -> Result<State> {
-    let four = |key: &str| -> Result<[u32; 4]> {
-        let numbers = status.numbers(key)?;
-        Ok(std::array::from_fn(|at| numbers.get(at).copied().unwrap_or(0) as u32))
-    };
+    const STRICT: &str = "1";
+    const FILTERED: &str = "2";
+    let mode = status.get("Seccomp");
     Ok(State {
-        uids: four("Uid")?,
-        gids: four("Gid")?,
-        groups: status.numbers("Groups")?.into_iter().map(|group| group as u32).collect(),
-        capabilities: Capabilities::of(status)?,
-        securebits: visit.must("read its securebits", libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0])? as u32,
+        identity: Identity::of(visit, status)?,
         no_new_privs: status.number("NoNewPrivs")? != 0,
-        filters: filters(visit, status)?,
+        strict: mode == STRICT,
+        filters: if mode == FILTERED { filters(visit)? } else { Vec::new() },
     })
 }
 
-fn filters(visit: &mut Visit<'_>, status: &Status) -> Result<Vec<Filter>> {
-    const STRICT: &str = "1";
+fn filters(visit: &mut Visit<'_>) -> Result<Vec<Filter>> {
     let (pid, tid) = (visit.pid(), visit.thread().tid);
+    let failed = |e| Error::io(format!("pid {pid}: cannot read its seccomp filters (needs CAP_SYS_ADMIN)"), e);
     let mut filters = Vec::new();
-    match status.get("Seccomp") {
-        "" | "0" => return Ok(filters),
-        STRICT => return Err(Error::refused(format!("pid {pid} is in strict seccomp mode, in which no call can be injected; take its frame before it enters that mode"))),
-        _ => {}
-    }
-    let read = |index| ptrace::seccomp_filter(tid, index).map_err(|e| Error::io(format!("pid {pid}: cannot read its seccomp filters (needs CAP_SYS_ADMIN)"), e));
-    while let Some(program) = read(filters.len())? {
-        filters.push(Filter(program));
+    while let Some(program) = ptrace::seccomp_filter(tid, filters.len()).map_err(failed)? {
+        if program.chunks_exact(8).any(asks_a_supervisor) {
+            return Err(Error::refused(format!("pid {pid}: a seccomp filter of it asks another process (SECCOMP_RET_USER_NOTIF), whose descriptor cannot be restored; run it without that supervisor")));
+        }
+        filters.push(Filter { program, flags: ptrace::seccomp_flags(tid, filters.len()).map_err(failed)? });
     }
     Ok(filters)
 }
 
-/// Gives up all rights that the thread did not have. The order matters: filters while we may install them, ids while we may
-/// change them, capabilities from the widest set to the narrowest.
-pub fn arm(state: &State, blank: &mut Blank) -> Result<()> {
-    install_filters(state, blank)?;
-    let have = Capabilities::of(&Status::read_thread(blank.pid, blank.tid)?)?;
-    set_ids(state, blank)?;
-    set_capabilities(state, &have, blank)?;
-    if state.no_new_privs {
-        blank.must("set no_new_privs", libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0])?;
+/// `struct sock_filter`: a return of SECCOMP_RET_USER_NOTIF with any data.
+fn asks_a_supervisor(instruction: &[u8]) -> bool {
+    const RETURN_CONSTANT: [u8; 2] = [0x06, 0x00];
+    const USER_NOTIF: [u8; 2] = [0xc0, 0x7f];
+    instruction.starts_with(&RETURN_CONSTANT) && instruction.ends_with(&USER_NOTIF)
+}
+
+/// Puts the threads of one process, leader first, under their seccomp filters, which do not act before we let go of them.
+/// While that is so, and while we still may, `arm` comes.
+pub fn confine(threads: &mut [(&State, &mut Blank)]) -> Result<()> {
+    const SYNCHRONISE_THREADS: u64 = 1;
+    for (state, blank) in threads.iter_mut() {
+        if state.no_new_privs {
+            blank.must("set no_new_privs", libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0])?;
+        }
+        if state.strict || !state.filters.is_empty() {
+            blank.suspend_seccomp()?;
+        }
+    }
+    // Threads that share their filters may later add more for all of them at once: let them share again.
+    let alike = threads.iter().all(|(state, _)| state.filters == threads[0].0.filters);
+    let (installers, flag) = if alike { (1, SYNCHRONISE_THREADS) } else { (threads.len(), 0) };
+    for (state, blank) in threads.iter_mut().take(installers) {
+        state.filters.iter().rev().try_for_each(|filter| install(filter, flag, blank))?;
+    }
+    for (_, blank) in threads.iter_mut().filter(|(state, _)| state.strict) {
+        blank.must("enter strict seccomp mode", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 1, 0, 0, 0, 0])?;
     }
     Ok(())
 }
 
-fn install_filters(state: &State, blank: &mut Blank) -> Result<()> {
-    const SECCOMP_SET_MODE_FILTER: u64 = 1;
-    if state.filters.is_empty() {
+fn install(filter: &Filter, flag: u64, blank: &mut Blank) -> Result<()> {
+    const SET_MODE_FILTER: u64 = 1;
+    let program = blank.put(&filter.program)?;
+    let mut header = [0; 16];
+    header[..2].copy_from_slice(&((filter.program.len() / 8) as u16).to_le_bytes());
+    header[8..].copy_from_slice(&program.to_le_bytes());
+    let at = blank.put(&header)?;
+    blank.must("install a seccomp filter", libc::SYS_seccomp, [SET_MODE_FILTER, filter.flags | flag, at, 0, 0, 0]).map(drop)
+}
+
+/// Gives up all rights that the thread did not have. The order matters: ids while we may change them, capabilities from the
+/// widest set to the narrowest.
+pub fn arm(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Result<()> {
+    let status = Status::read_thread(blank.pid, blank.tid)?;
+    let have = Identity::of(blank, &status)?;
+    let want = &state.identity;
+    // Nothing to change needs no privilege to change it.
+    if have == *want {
         return Ok(());
     }
-    // Our own calls must not be judged by the filters being installed.
-    blank.suspend_seccomp()?;
-    for filter in state.filters.iter().rev() {
-        let program = blank.put(&filter.0)?;
-        let mut fprog = [0; 16];
-        fprog[..2].copy_from_slice(&((filter.0.len() / 8) as u16).to_le_bytes());
-        fprog[8..].copy_from_slice(&program.to_le_bytes());
-        let at = blank.put(&fprog)?;
-        blank.must("install a seccomp filter", libc::SYS_seccomp, [SECCOMP_SET_MODE_FILTER, 0, at, 0, 0, 0])?;
+    let lost = (want.capabilities.permitted | want.capabilities.bounding) & !(have.capabilities.permitted | have.capabilities.bounding);
+    if lost != 0 {
+        notes.push(format!("thread {}: capabilities {lost:#x} are not ours to give (run with full privileges to keep them)", blank.tid));
     }
-    Ok(())
+    set_securebits(KEEP_CAPS | NO_SETUID_FIXUP, blank)?;
+    set_ids(want, blank)?;
+    set_capabilities(want, &have.capabilities, blank)
 }
 
 const KEEP_CAPS: u32 = 1 << 4;
 const NO_SETUID_FIXUP: u32 = 1 << 2;
 
-fn set_ids(state: &State, blank: &mut Blank) -> Result<()> {
-    set_securebits(KEEP_CAPS | NO_SETUID_FIXUP, blank)?;
-    let groups = blank.put(&state.groups.iter().flat_map(|group| group.to_le_bytes()).collect::<Vec<u8>>())?;
-    blank.must("set its groups", libc::SYS_setgroups, [state.groups.len() as u64, groups, 0, 0, 0, 0])?;
+fn set_ids(want: &Identity, blank: &mut Blank) -> Result<()> {
+    let groups = blank.put(&want.groups.iter().flat_map(|group| group.to_le_bytes()).collect::<Vec<u8>>())?;
+    blank.must("set its groups", libc::SYS_setgroups, [want.groups.len() as u64, groups, 0, 0, 0, 0])?;
     let wide = |ids: [u32; 4]| ids.map(u64::from);
-    let ([gr, ge, gs, gf], [ur, ue, us, uf]) = (wide(state.gids), wide(state.uids));
+    let ([gr, ge, gs, gf], [ur, ue, us, uf]) = (wide(want.gids), wide(want.uids));
     blank.must("set its group ids", libc::SYS_setresgid, [gr, ge, gs, 0, 0, 0])?;
     blank.must("set its filesystem group", libc::SYS_setfsgid, [gf, 0, 0, 0, 0, 0])?;
     blank.must("set its user ids", libc::SYS_setresuid, [ur, ue, us, 0, 0, 0])?;
@@ -143,20 +195,22 @@ fn set_securebits(bits: u32, blank: &mut Blank) -> Result<()> {
     blank.must("set its securebits", libc::SYS_prctl, [libc::PR_SET_SECUREBITS as u64, u64::from(bits), 0, 0, 0, 0]).map(drop)
 }
 
-fn set_capabilities(state: &State, have: &Capabilities, blank: &mut Blank) -> Result<()> {
-    let want = &state.capabilities;
+fn set_capabilities(identity: &Identity, have: &Capabilities, blank: &mut Blank) -> Result<()> {
+    let want = &identity.capabilities;
+    // A capability can become inheritable only while the bounding set holds it.
+    let inheritable = want.inheritable & (have.inheritable | have.bounding);
+    capset(have.permitted, have.permitted, inheritable, blank)?;
     for capability in (0..64).filter(|bit| (have.bounding & !want.bounding) >> bit & 1 == 1) {
         blank.must("narrow its bounding set", libc::SYS_prctl, [libc::PR_CAPBSET_DROP as u64, capability, 0, 0, 0, 0])?;
     }
-    // Ambient capabilities need their permitted and inheritable bits first; securebits need CAP_SETPCAP still in force.
-    capset(have.permitted, have.permitted, want.inheritable & (have.permitted | have.inheritable), blank)?;
+    let permitted = want.permitted & have.permitted;
     blank.must("clear its ambient set", libc::SYS_prctl, [libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0, 0])?;
-    for capability in (0..64).filter(|bit| want.ambient >> bit & 1 == 1) {
+    for capability in (0..64).filter(|bit| (want.ambient & permitted & inheritable) >> bit & 1 == 1) {
         blank.must("raise an ambient capability", libc::SYS_prctl, [libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_RAISE as u64, capability, 0, 0, 0])?;
     }
-    set_securebits(state.securebits, blank)?;
-    let permitted = want.permitted & have.permitted;
-    capset(want.effective & permitted, permitted, want.inheritable & (have.permitted | have.inheritable), blank)
+    // They may forbid to raise ambient capabilities, and need CAP_SETPCAP.
+    set_securebits(identity.securebits, blank)?;
+    capset(want.effective & permitted, permitted, inheritable, blank)
 }
 
 fn capset(effective: u64, permitted: u64, inheritable: u64, blank: &mut Blank) -> Result<()> {

@@ -30,11 +30,11 @@ const NAMES: [&str; 16] = [
 /// Reads the limits of a process.
 pub fn capture(pid: Pid) -> Result<State> {
     let read = |what: &str| proc::text(&proc::path(pid, what));
-    let number = |text: String| i64::from_str_radix(text.trim(), 10).unwrap_or(0);
+    let number = |text: String| text.trim().parse().unwrap_or(0);
     let filter = read("coredump_filter").unwrap_or_default();
     Ok(State {
         limits: parse(&read("limits")?)?,
-        oom_score_adj: number(read("oom_score_adj")?) as i32,
+        oom_score_adj: number(read("oom_score_adj")?),
         coredump_filter: u32::from_str_radix(filter.trim(), 16).unwrap_or(0x33),
     })
 }

@@ -34,6 +34,8 @@ pub struct State {
     pub deny_write_exec: u32,
     /// mlockall: MCL_FUTURE if new mappings get locked, with MCL_ONFAULT if only what is touched.
     pub locks_future: i32,
+    /// Processor features it may use, bit n for XSAVE component n; 0 where the kernel does not tell.
+    pub processor_permits: u64,
 }
 
 impl State {
@@ -46,20 +48,24 @@ impl State {
 const PR_GET_MDWE: i32 = 66;
 const PR_SET_MDWE: i32 = 65;
 const PR_TSC_ENABLE: u32 = 1;
+const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+/// The only component that must be asked for.
+const TILE_DATA: u64 = 18;
 
 /// Reads the attributes of the visited process.
 pub fn capture(visit: &mut Visit<'_>, status: &Status, stat: &Stat) -> Result<State> {
     let pid = visit.pid();
-    if status.get("x86_Thread_features").contains("shstk") {
-        return Err(Error::refused(format!("pid {pid} uses a shadow stack, which cannot be restored; start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")));
-    }
+    let personality = u32::from_str_radix(proc::text(&proc::path(pid, "personality"))?.trim(), 16).unwrap_or(0);
+    check(pid, personality, status)?;
     let brk = visit.must("read the end of its heap", libc::SYS_brk, [0; 6])?;
     let out = visit.scratch()?;
     let locks_future = future_locks(pid, out, status)?;
     let mut into_scratch = |what: &str, option: i32, at: u64| visit.must(what, libc::SYS_prctl, [option as u64, out + at, 0, 0, 0, 0]);
     into_scratch("ask whether it adopts orphans", libc::PR_GET_CHILD_SUBREAPER, 0)?;
     into_scratch("ask how it may use the time stamp counter", libc::PR_GET_TSC, 8)?;
-    let mut raw = [0; 16];
+    let permits_known = visit.call(libc::SYS_arch_prctl, [ARCH_GET_XCOMP_PERM, out + 16, 0, 0, 0, 0]).is_ok();
+    let mut raw = [0; 24];
     visit.memory().read(out, &mut raw)?;
     let word = |at: usize| raw[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
     let mut plain = |option: i32| visit.call(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]).unwrap_or(0) as u32;
@@ -70,11 +76,12 @@ pub fn capture(visit: &mut Visit<'_>, status: &Status, stat: &Stat) -> Result<St
         thp_disable: plain(libc::PR_GET_THP_DISABLE),
         deny_write_exec: plain(PR_GET_MDWE),
         auxv: fs::read(proc::path(pid, "auxv")).at("read", &proc::path(pid, "auxv"))?,
-        personality: u32::from_str_radix(proc::text(&proc::path(pid, "personality"))?.trim(), 16).unwrap_or(0),
+        personality,
         umask: status.octal("Umask")?,
         subreaper: word(0) != 0,
         tsc: word(8),
         locks_future,
+        processor_permits: if permits_known { raw[16..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word)) } else { 0 },
     })
 }
 
@@ -89,6 +96,21 @@ fn future_locks(pid: Pid, scratch: u64, before: &Status) -> Result<i32> {
     Ok(libc::MCL_FUTURE | if on_fault { libc::MCL_ONFAULT } else { 0 })
 }
 
+/// Refuses what no system call can bring back.
+fn check(pid: Pid, personality: u32, status: &Status) -> Result<()> {
+    // The low byte is the execution domain; the flags above it are harmless.
+    if personality & 0xff != 0 {
+        return Err(Error::refused(format!("pid {pid} has personality {personality:#x}, of another system than 64-bit Linux; start it without setarch or linux32")));
+    }
+    if status.get("x86_Thread_features").contains("shstk") {
+        return Err(Error::refused(format!("pid {pid} uses a shadow stack, which cannot be restored; start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")));
+    }
+    if !matches!(status.get("untag_mask"), "" | "0xffffffffffffffff") {
+        return Err(Error::refused(format!("pid {pid} uses tagged addresses (LAM), which cannot be restored; start it without them")));
+    }
+    Ok(())
+}
+
 /// Sets what may be set before the process is complete. `exe` is the program file's descriptor in the blank; `None` leaves all
 /// that belongs to the address space alone, because it is shared and set already.
 pub fn restore(state: &State, blank: &mut Blank, exe: Option<u64>, notes: &mut Vec<String>) -> Result<()> {
@@ -97,15 +119,20 @@ pub fn restore(state: &State, blank: &mut Blank, exe: Option<u64>, notes: &mut V
     }
     blank.must("set its personality", libc::SYS_personality, [u64::from(state.personality), 0, 0, 0, 0, 0])?;
     blank.must("set its umask", libc::SYS_umask, [u64::from(state.umask), 0, 0, 0, 0, 0])?;
-    let mut set = |what: &str, option: i32, value: u32| {
-        if let Err(e) = blank.must(what, libc::SYS_prctl, [option as u64, u64::from(value), 0, 0, 0, 0]) {
+    let mut set = |what: &str, number: i64, args: [u64; 3]| {
+        if let Err(e) = blank.must(what, number, [args[0], args[1], args[2], 0, 0, 0]) {
             notes.push(e.to_string());
         }
     };
-    set("set whether it adopts orphans", libc::PR_SET_CHILD_SUBREAPER, state.subreaper.into());
-    set("set its use of huge pages", libc::PR_SET_THP_DISABLE, state.thp_disable);
+    set("set whether it adopts orphans", libc::SYS_prctl, [libc::PR_SET_CHILD_SUBREAPER as u64, state.subreaper.into(), 0]);
+    // Bit 0 says "disabled", the others with what exceptions.
+    let (disabled, exceptions) = (state.thp_disable & 1, state.thp_disable & !1);
+    set("set its use of huge pages", libc::SYS_prctl, [libc::PR_SET_THP_DISABLE as u64, disabled.into(), exceptions.into()]);
     if state.tsc != PR_TSC_ENABLE && state.tsc != 0 {
-        set("set its use of the time stamp counter", libc::PR_SET_TSC, state.tsc);
+        set("set its use of the time stamp counter", libc::SYS_prctl, [libc::PR_SET_TSC as u64, state.tsc.into(), 0]);
+    }
+    if state.processor_permits >> TILE_DATA & 1 == 1 {
+        set("permit it the use of AMX tiles", libc::SYS_arch_prctl, [ARCH_REQ_XCOMP_PERM, TILE_DATA, 0]);
     }
     Ok(())
 }

@@ -43,8 +43,10 @@ impl Pending {
 
     /// Queues it again, to the blank's process (`shared`) or to its thread; all signals are blocked there.
     pub fn queue(&self, blank: &mut Blank, shared: bool) -> Result<()> {
-        let info = blank.put(&self.0)?;
-        let (pid, tid, signal) = (blank.pid as u64, blank.tid as u64, self.signal() as u64);
+        // Its own view of its ids: the kernel lets a process send itself anything, even as from the kernel.
+        let pid = blank.must("ask for its id", libc::SYS_getpid, [0; 6])?;
+        let tid = blank.must("ask for its thread id", libc::SYS_gettid, [0; 6])?;
+        let (info, signal) = (blank.put(&self.0)?, self.signal() as u64);
         if shared {
             blank.must("queue a pending signal", libc::SYS_rt_sigqueueinfo, [pid, signal, info, 0, 0, 0])?;
         } else {

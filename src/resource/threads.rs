@@ -1,6 +1,7 @@
 //! Threads: registers, and everything that the kernel keeps for each.
 
 use std::fs;
+use std::io;
 
 use nix::sched::CpuSet;
 use nix::unistd;
@@ -8,13 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials;
 use super::signals::{blockable, Pending};
-use crate::arch::{self, Registers};
+use crate::arch::{self, xstate};
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, status::Status, Pid};
 use crate::sys::ptrace::{self, Rseq};
 use crate::sys::{process_vm, sched};
 use crate::tracee::blank::Blank;
-use crate::tracee::memory::Memory;
 use crate::tracee::visit::Visit;
 use crate::tracee::{Remote, RemoteExt};
 
@@ -38,8 +38,9 @@ pub struct State {
     pub robust_list: (u64, u64),
     /// Restartable sequences area.
     pub rseq: Rseq,
-    /// Its name.
-    pub name: String,
+    /// Its name, which may end in the middle of a character.
+    #[serde(with = "super::blob")]
+    pub name: Vec<u8>,
     /// Policy and priority.
     pub scheduling: sched::Attributes,
     /// Nice value, which a real-time thread keeps for later.
@@ -71,48 +72,31 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
     visit.memory().read(out, &mut raw)?;
     let word = |at: usize| raw[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
     let status = Status::read_thread(pid, tid)?;
-    let rseq = ptrace::rseq(tid).context(failed("rseq area"))?;
-    let mut registers = visit.thread().regs;
-    abort_restartable_sequence(visit.memory(), &rseq, &mut registers);
+    let timer_slack = visit.must("read a timer slack", libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0])?;
     Ok(State {
-        registers: arch::to_words(&registers).to_vec(),
+        registers: arch::to_words(&visit.thread().regs).to_vec(),
         xstate: ptrace::xstate(tid).context(failed("processor state"))?,
         sigmask: visit.thread().sigmask,
         pending: Pending::capture(visit, false)?,
         alternate_stack: [word(0), word(8) & 0xffff_ffff, word(16)],
         tid_address: word(STACK_LEN as usize),
         robust_list: process_vm::robust_list(tid).context(failed("robust list"))?,
-        rseq,
-        name: status.get("Name").to_owned(),
+        rseq: ptrace::rseq(tid).context(failed("rseq area"))?,
+        name: name(pid, tid)?,
         scheduling: sched::attributes(tid).context(failed("scheduling policy"))?,
         nice: proc::stat::read_thread(pid, tid)?.nice,
         io_priority: sched::io_priority(tid).context(failed("I/O priority"))?,
         affinity: affinity(tid)?,
-        timer_slack: proc::text(&proc::path(tid, "timerslack_ns"))?.trim().parse().unwrap_or(50_000),
+        timer_slack,
         parent_death_signal: word(STACK_LEN as usize + 8) as i32,
         credentials: credentials::capture(visit, &status)?,
     })
 }
 
-/// A thread inside a restartable sequence is on another processor after a restore: it starts over at the abort handler.
-fn abort_restartable_sequence(memory: &Memory, rseq: &Rseq, registers: &mut Registers) {
-    const CRITICAL_SECTION: u64 = 8;
-    if rseq.address == 0 {
-        return;
-    }
-    let mut word = [0; 8];
-    if memory.read(rseq.address + CRITICAL_SECTION, &mut word).is_err() || word == [0; 8] {
-        return;
-    }
-    let mut descriptor = [0; 32];
-    if memory.read(u64::from_le_bytes(word), &mut descriptor).is_err() {
-        return;
-    }
-    let field = |at: usize| descriptor[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-    let (start, len, abort) = (field(8), field(16), field(24));
-    if registers.rip.wrapping_sub(start) < len {
-        registers.rip = abort;
-    }
+fn name(pid: Pid, tid: Pid) -> Result<Vec<u8>> {
+    let comm = proc::path(pid, &format!("task/{tid}/comm"));
+    let line = fs::read(&comm).at("read", &comm)?;
+    Ok(line.strip_suffix(b"\n").unwrap_or(&line).to_vec())
 }
 
 fn affinity(tid: Pid) -> Result<Option<Vec<usize>>> {
@@ -139,36 +123,54 @@ pub fn restore(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Res
     if head != 0 {
         blank.must("set its robust list", libc::SYS_set_robust_list, [head, len, 0, 0, 0, 0])?;
     }
-    let name = blank.put_str(state.name.as_bytes())?;
-    blank.must("set its name", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name, 0, 0, 0, 0])?;
-    blank.must("set its nice value", libc::SYS_setpriority, [libc::PRIO_PROCESS as u64, 0, state.nice as u64, 0, 0, 0])?;
     let rseq = &state.rseq;
     if rseq.address != 0 {
         blank.must("register its rseq area", libc::SYS_rseq, [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature), 0, 0])?;
     }
-    if let Err(e) = settle(state, blank.tid) {
-        notes.push(e.to_string());
+    let name = blank.put_str(&state.name)?;
+    blank.must("set its name", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name, 0, 0, 0, 0])?;
+    // None for real-time threads: they have no slack.
+    if state.timer_slack != 0 {
+        blank.must("set its timer slack", libc::SYS_prctl, [libc::PR_SET_TIMERSLACK as u64, state.timer_slack, 0, 0, 0, 0])?;
     }
+    if let Err(e) = blank.call(libc::SYS_setpriority, [libc::PRIO_PROCESS as u64, 0, state.nice as u64, 0, 0, 0]) {
+        notes.push(format!("thread {}: cannot set its nice value {}: {e}", blank.tid, state.nice));
+    }
+    notes.extend(schedule(state, blank.tid).into_iter().filter_map(|(what, result)| Some(format!("thread {}: cannot set its {what}: {}", blank.tid, result.err()?))));
     Ok(())
 }
 
-/// What is set from outside, and what the host may not allow.
-fn settle(state: &State, tid: Pid) -> Result<()> {
-    sched::set_attributes(tid, &state.scheduling).context(format!("thread {tid}: cannot set its scheduling policy (needs CAP_SYS_NICE)"))?;
-    if state.io_priority != 0 {
-        sched::set_io_priority(tid, state.io_priority).context(format!("thread {tid}: cannot set its I/O priority"))?;
+/// What the host may not allow; the thread runs without.
+fn schedule(state: &State, tid: Pid) -> [(&'static str, io::Result<()>); 3] {
+    let io_priority = if state.io_priority == 0 { Ok(()) } else { sched::set_io_priority(tid, state.io_priority) };
+    [
+        ("scheduling policy or priority (CAP_SYS_NICE?)", set_policy(state, tid)),
+        ("I/O priority (CAP_SYS_NICE?)", io_priority),
+        ("affinity, as none of its processors is here; it runs on ours", set_affinity(state, tid)),
+    ]
+}
+
+fn set_policy(state: &State, tid: Pid) -> io::Result<()> {
+    let mut wanted = state.scheduling;
+    // The usual time slice is not to become one that the program asked for.
+    if sched::attributes(tid)?.runtime == wanted.runtime {
+        wanted.runtime = 0;
     }
-    let slack = proc::path(tid, "timerslack_ns");
-    fs::write(&slack, state.timer_slack.to_string()).at("write", &slack)?;
-    let Some(cpus) = &state.affinity else { return Ok(()) };
+    sched::set_attributes(tid, &wanted)
+}
+
+fn set_affinity(state: &State, tid: Pid) -> io::Result<()> {
     let mut set = CpuSet::new();
-    cpus.iter().filter_map(|&cpu| set.set(cpu).ok()).for_each(drop);
-    nix::sched::sched_setaffinity(unistd::Pid::from_raw(tid), &set).context(format!("thread {tid}: none of its processors {cpus:?} is here; it runs on all"))
+    let all: Vec<usize> = (0..CpuSet::count()).collect();
+    // A number beyond the set's size is no processor of this machine either.
+    state.affinity.as_ref().unwrap_or(&all).iter().for_each(|&cpu| drop(set.set(cpu)));
+    nix::sched::sched_setaffinity(unistd::Pid::from_raw(tid), &set)?;
+    Ok(())
 }
 
 /// Gives up rights and queues the thread's own signals; all signals are blocked.
-pub fn arm(state: &State, blank: &mut Blank) -> Result<()> {
-    credentials::arm(&state.credentials, blank)?;
+pub fn arm(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Result<()> {
+    credentials::arm(&state.credentials, blank, notes)?;
     // After the credentials, whose change clears it.
     blank.must("set its parent-death signal", libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as u64, state.parent_death_signal as u64, 0, 0, 0, 0])?;
     state.pending.iter().filter(|pending| blockable(pending.signal())).try_for_each(|pending| pending.queue(blank, false))
@@ -178,10 +180,10 @@ pub fn arm(state: &State, blank: &mut Blank) -> Result<()> {
 pub fn load_registers(state: &State, tid: Pid) -> Result<()> {
     let words = state.registers.as_slice().try_into().map_err(|_| Error::corrupt("a thread of the frame has a wrong number of registers"))?;
     let registers = arch::restored(&arch::from_words(words));
-    let load = || {
-        ptrace::set_xstate(tid, &state.xstate)?;
-        ptrace::set_regs(tid, &registers)?;
-        ptrace::set_sigmask(tid, state.sigmask)
-    };
-    load().context(format!("cannot load the registers of thread {tid}; this processor has another extended state than the frame's"))
+    let failed = |what: &str| format!("cannot load the {what} of thread {tid}");
+    let own = ptrace::xstate(tid).context(failed("processor state"))?;
+    let area = xstate::fit(&state.xstate, &own).map_err(|e| e.context(format!("thread {tid}")))?;
+    ptrace::set_xstate(tid, &area).context(failed("processor state"))?;
+    ptrace::set_regs(tid, &registers).context(failed("registers"))?;
+    ptrace::set_sigmask(tid, state.sigmask).context(failed("signal mask"))
 }

@@ -52,6 +52,7 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
         *interval = read_spec(visit, out)?;
     }
     for timer in &mut timers {
+        name_thread_clock(timer);
         visit.must(&format!("read timer {}", timer.id), libc::SYS_timer_gettime, [timer.id as u64, out, 0, 0, 0, 0])?;
         timer.spec = read_spec(visit, out)?;
     }
@@ -105,6 +106,15 @@ fn notify(pid: Pid, timer: &mut Timer, text: &str) -> Option<()> {
         timer.tid = Status::read_thread(pid, outer).and_then(|status| status.innermost("NSpid")).unwrap_or(outer);
     }
     Some(())
+}
+
+/// A timer on "the calling thread's processor time" that notifies a thread counts that thread's time: name it, for another
+/// thread will create the timer again.
+fn name_thread_clock(timer: &mut Timer) {
+    const OF_CALLER: i32 = -2;
+    if timer.clock == OF_CALLER && timer.tid != 0 {
+        timer.clock = (!timer.tid << 3) | (OF_CALLER & 7);
+    }
 }
 
 /// Creates the POSIX timers under their old ids, disarmed. Threads exist by now.

@@ -20,6 +20,7 @@ const NT_X86_XSTATE: libc::c_int = 0x202;
 const PEEKSIGINFO_SHARED: u32 = 1;
 const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+const SECCOMP_GET_METADATA: libc::c_uint = 0x420d;
 
 fn request(req: libc::c_uint, tid: pid_t, addr: usize, data: usize) -> io::Result<i64> {
     // SAFETY: every caller in this file passes as `addr` and `data` what the request asks for: numbers, or pointers to live values.
@@ -159,6 +160,13 @@ pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<u8>>> {
     let mut program = vec![0u8; len * 8];
     request(SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr() as usize)?;
     Ok(Some(program))
+}
+
+/// The SECCOMP_FILTER_FLAG_* of the `index`-th seccomp filter, newest first.
+pub fn seccomp_flags(tid: pid_t, index: usize) -> io::Result<u64> {
+    let mut metadata = [index as u64, 0];
+    request(SECCOMP_GET_METADATA, tid, size_of::<[u64; 2]>(), metadata.as_mut_ptr() as usize)?;
+    Ok(metadata[1])
 }
 
 /// One change of state of a tracee.

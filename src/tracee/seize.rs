@@ -7,6 +7,7 @@ use crate::arch::{self, Registers};
 use crate::error::{Error, Kind, Result};
 use crate::proc::{self, stat, status::Status, Pid};
 use crate::sys::ptrace::{self, Event};
+use crate::tracee::rseq;
 
 /// How long a thread may take to stop; longer means that it sleeps where no signal reaches it.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -50,13 +51,12 @@ pub struct Frozen {
     /// Its processes.
     pub processes: Vec<Process>,
     seized: Vec<(Pid, Pid)>,
-    options: i32,
 }
 
 impl Frozen {
     /// Stops `root`, its threads and all its descendants.
     pub fn seize(root: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new(), options: options_for(root) };
+        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new() };
         let mut threads: Vec<Thread> = Vec::new();
         let mut known = BTreeSet::new();
         // Until a look around finds nobody new: what is stopped cannot make threads or children.
@@ -77,8 +77,8 @@ impl Frozen {
 
     /// Stops the main thread of `pid` only.
     pub fn seize_one(pid: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new(), options: options_for(pid) };
-        if attach(pid, pid, frozen.options, true)? {
+        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new() };
+        if attach(pid, pid, true)? {
             frozen.seized.push((pid, pid));
         }
         let leader = wait_stopped(pid, pid)?.ok_or_else(|| super::gone(pid))?;
@@ -95,7 +95,7 @@ impl Frozen {
         let mut fresh = Vec::new();
         for pid in tree(root)? {
             for tid in proc::threads(pid).unwrap_or_default() {
-                if known.insert(tid) && attach(pid, tid, self.options, pid == root)? {
+                if known.insert(tid) && attach(pid, tid, pid == root)? {
                     self.seized.push((pid, tid));
                     fresh.push((pid, tid));
                 }
@@ -201,13 +201,8 @@ fn is_twin(pid: Pid) -> bool {
     super::twin::is_marked(pid)
 }
 
-fn options_for(root: Pid) -> i32 {
-    let filtered = Status::read(root).is_ok_and(|status| status.get("Seccomp") != "0");
-    ptrace::SYSGOOD | if filtered { ptrace::SUSPEND_SECCOMP } else { 0 }
-}
-
 /// Seizes one thread and asks it to stop; false if it is dead already.
-fn attach(pid: Pid, tid: Pid, options: i32, is_root: bool) -> Result<bool> {
+fn attach(pid: Pid, tid: Pid, is_root: bool) -> Result<bool> {
     match stat::read_thread(pid, tid) {
         Ok(stat) if stat.is_zombie() => return Ok(false),
         Ok(stat) if stat.is_kernel_thread() => return Err(Error::refused(format!("pid {pid} is a thread of the kernel: only user programs can be checkpointed"))),
@@ -215,12 +210,7 @@ fn attach(pid: Pid, tid: Pid, options: i32, is_root: bool) -> Result<bool> {
         Err(_) => return Ok(false),
         Ok(_) => {}
     }
-    let seized = ptrace::seize(tid, options).or_else(|e| match e.raw_os_error() {
-        // Without CAP_SYS_ADMIN the filter stays in force; the calls that we inject may then be refused by it.
-        Some(libc::EPERM) if options & ptrace::SUSPEND_SECCOMP != 0 => ptrace::seize(tid, options & !ptrace::SUSPEND_SECCOMP),
-        _ => Err(e),
-    });
-    match seized {
+    match ptrace::seize(tid, ptrace::SYSGOOD) {
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) && !(is_root && tid == pid) => return Ok(false),
         Err(e) => return Err(explain(pid, e)),
@@ -258,9 +248,12 @@ fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
     };
     let read = || -> std::io::Result<(Registers, u64)> {
         let mut regs = ptrace::regs(tid)?;
-        if arch::hide_interruption(&mut regs) {
+        let changed = [arch::hide_interruption(&mut regs), rseq::abort(tid, &mut regs)];
+        if changed.contains(&true) {
             ptrace::set_regs(tid, &regs)?;
         }
+        // Only now that it is stopped, lest it make an unfiltered call. Without CAP_SYS_ADMIN its filters judge our calls too.
+        let _ = ptrace::set_options(tid, ptrace::SYSGOOD | ptrace::SUSPEND_SECCOMP);
         Ok((regs, ptrace::sigmask(tid)?))
     };
     let (regs, sigmask) = read().map_err(|_| super::gone(pid))?;

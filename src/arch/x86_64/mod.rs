@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod stub;
 pub mod vdso;
+pub mod xstate;
 
 use libc::user_regs_struct;
 
