@@ -18,7 +18,7 @@ pub struct State {
     pub no_new_privs: bool,
     /// Seccomp allows read, write and exit alone.
     pub strict: bool,
-    /// Seccomp filters, newest first.
+    /// Seccomp filters, oldest first.
     pub filters: Vec<Filter>,
 }
 
@@ -139,7 +139,7 @@ pub fn confine(threads: &mut [(&State, &mut Blank)]) -> Result<()> {
     let alike = threads.iter().all(|(state, _)| state.filters == threads[0].0.filters);
     let (installers, flag) = if alike { (1, SYNCHRONISE_THREADS) } else { (threads.len(), 0) };
     for (state, blank) in threads.iter_mut().take(installers) {
-        state.filters.iter().rev().try_for_each(|filter| install(filter, flag, blank))?;
+        state.filters.iter().try_for_each(|filter| install(filter, flag, blank))?;
     }
     for (_, blank) in threads.iter_mut().filter(|(state, _)| state.strict) {
         blank.must("enter strict seccomp mode", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 1, 0, 0, 0, 0])?;

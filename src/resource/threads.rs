@@ -163,7 +163,9 @@ fn set_affinity(state: &State, tid: Pid) -> io::Result<()> {
     let mut set = CpuSet::new();
     let all: Vec<usize> = (0..CpuSet::count()).collect();
     // A number beyond the set's size is no processor of this machine either.
-    state.affinity.as_ref().unwrap_or(&all).iter().for_each(|&cpu| drop(set.set(cpu)));
+    for &cpu in state.affinity.as_ref().unwrap_or(&all) {
+        let _ = set.set(cpu);
+    }
     nix::sched::sched_setaffinity(unistd::Pid::from_raw(tid), &set)?;
     Ok(())
 }

@@ -45,6 +45,8 @@ const SPEC_LEN: usize = 32;
 pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
     let pid = visit.pid();
     let mut timers = parse(pid, &proc::text(&proc::path(pid, "timers"))?)?;
+    // The kernel lists the newest first; they come back in the order in which they were made.
+    timers.sort_by_key(|timer| timer.id);
     let out = visit.scratch()?;
     let mut intervals = [[0; 4]; 3];
     for (which, interval) in intervals.iter_mut().enumerate() {

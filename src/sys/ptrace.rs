@@ -150,7 +150,7 @@ pub fn rseq(tid: pid_t) -> io::Result<Rseq> {
     Ok(conf)
 }
 
-/// The `index`-th seccomp filter, newest first, as classic BPF instructions of 8 bytes; `None` past the last.
+/// The `index`-th seccomp filter, oldest first, as classic BPF instructions of 8 bytes; `None` past the last.
 pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<u8>>> {
     let len = match request(SECCOMP_GET_FILTER, tid, index, 0) {
         Ok(len) => len as usize,
@@ -162,7 +162,7 @@ pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(program))
 }
 
-/// The SECCOMP_FILTER_FLAG_* of the `index`-th seccomp filter, newest first.
+/// The SECCOMP_FILTER_FLAG_* of the `index`-th seccomp filter, oldest first.
 pub fn seccomp_flags(tid: pid_t, index: usize) -> io::Result<u64> {
     let mut metadata = [index as u64, 0];
     request(SECCOMP_GET_METADATA, tid, size_of::<[u64; 2]>(), metadata.as_mut_ptr() as usize)?;
