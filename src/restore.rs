@@ -19,7 +19,7 @@ use crate::resource::memory;
 use crate::resource::tree::{self, Node, Step};
 use crate::resource::{credentials, limits, process, signals, threads, timers};
 use crate::sys::{pidfd, ptrace};
-use crate::tracee::blank::Blank;
+use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
 
 mod fill;
@@ -51,14 +51,24 @@ pub struct Loaded {
     reader: FrameReader,
     /// What it holds.
     pub manifest: Manifest,
+    notes: Vec<String>,
+}
+
+/// The root's new parent is the restorer, which may exit: that is not the death the root wanted to hear of.
+fn forget_parent(manifest: &mut Manifest) -> Vec<String> {
+    let root = manifest.processes.first_mut().and_then(|root| root.body.as_mut());
+    let threads = root.map_or(&mut [][..], |body| &mut body.threads);
+    let signals: Vec<i32> = threads.iter_mut().map(|thread| std::mem::take(&mut thread.state.parent_death_signal)).filter(|&signal| signal != 0).collect();
+    signals.first().map(|signal| format!("the root process will not get signal {signal} at its parent's death: its parent is another one now")).into_iter().collect()
 }
 
 impl Loaded {
     /// Opens a frame file and checks its header, index and manifest.
     pub fn open(path: &Path) -> Result<Loaded> {
         let reader = FrameReader::open(path)?;
-        let manifest = Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(path.display()))?;
-        Ok(Loaded { reader, manifest })
+        let mut manifest = Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(path.display()))?;
+        let notes = forget_parent(&mut manifest);
+        Ok(Loaded { reader, manifest, notes })
     }
 }
 
@@ -85,7 +95,8 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     opener.finish()?;
     open.arm()?;
     family.arm(manifest)?;
-    let mut notes = std::mem::take(&mut family.notes);
+    let mut notes = frame.notes.clone();
+    notes.append(&mut family.notes);
     notes.append(&mut opener.notes);
     notes.append(&mut open.notes);
     if clocks_moved {
@@ -101,13 +112,11 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
 
 /// Refuses before anything is made if an id of the frame is in use.
 fn check_ids_free(manifest: &Manifest) -> Result<()> {
-    for process in &manifest.processes {
+    let ids = manifest.processes.iter().flat_map(|process| {
         let threads = process.body.iter().flat_map(|body| body.threads.iter().map(|thread| thread.tid));
-        for id in threads.chain([process.node.pid]).filter(|&id| crate::tracee::blank::exists(id)) {
-            return Err(crate::tracee::blank::in_use(id));
-        }
-    }
-    Ok(())
+        threads.chain([process.node.pid])
+    });
+    ids.into_iter().find(|&id| blank::exists(id)).map_or(Ok(()), |id| Err(blank::in_use(id)))
 }
 
 /// The processes of a second instance in the making, by innermost id.
@@ -125,7 +134,7 @@ impl Family {
         let service = service_fd(highest_fd(manifest))?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         let nodes: Vec<Node> = manifest.processes.iter().map(|process| process.node).collect();
-        let (steps, lost) = tree::plan(&nodes, &crate::tracee::blank::exists);
+        let (steps, lost) = tree::plan(&nodes, &blank::exists);
         let mut family = Family { blanks: HashMap::new(), threads: HashMap::new(), service, notes: Vec::new() };
         if !lost.is_empty() {
             family.notes.push(format!("sessions or groups {lost:?} belong to processes outside the frame; their members join ours"));

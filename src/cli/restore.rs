@@ -64,7 +64,7 @@ impl Args {
     fn options(&self) -> Options {
         Options {
             files: Policy { allow_changed: self.allow_changed, strict: self.strict_files, saved: self.files == Files::Saved },
-            descriptors: RestoreOptions { to_stdio: self.to_stdio, ..RestoreOptions::default() },
+            descriptors: RestoreOptions { to_stdio: self.to_stdio },
             hooks: Hooks(self.hook.clone()),
         }
     }

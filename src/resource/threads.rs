@@ -123,7 +123,6 @@ pub fn restore(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Res
     if head != 0 {
         blank.must("set its robust list", libc::SYS_set_robust_list, [head, len, 0, 0, 0, 0])?;
     }
-    blank.must("set its nice value", libc::SYS_setpriority, [libc::PRIO_PROCESS as u64, 0, state.nice as u64, 0, 0, 0])?;
     let rseq = &state.rseq;
     if rseq.address != 0 {
         blank.must("register its rseq area", libc::SYS_rseq, [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature), 0, 0])?;
@@ -133,6 +132,9 @@ pub fn restore(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Res
     // None for real-time threads: they have no slack.
     if state.timer_slack != 0 {
         blank.must("set its timer slack", libc::SYS_prctl, [libc::PR_SET_TIMERSLACK as u64, state.timer_slack, 0, 0, 0, 0])?;
+    }
+    if let Err(e) = blank.call(libc::SYS_setpriority, [libc::PRIO_PROCESS as u64, 0, state.nice as u64, 0, 0, 0]) {
+        notes.push(format!("thread {}: cannot set its nice value {}: {e}", blank.tid, state.nice));
     }
     notes.extend(schedule(state, blank.tid).into_iter().filter_map(|(what, result)| Some(format!("thread {}: cannot set its {what}: {}", blank.tid, result.err()?))));
     Ok(())

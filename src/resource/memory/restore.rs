@@ -14,7 +14,7 @@ const LOWEST: u64 = 0x10_0000;
 const HIGHEST: u64 = 0x7fff_ffff_0000;
 
 /// The lowest address with `len` free bytes around all `taken` ranges.
-pub fn find_hole(taken: &mut Vec<(u64, u64)>, len: u64) -> Option<u64> {
+pub fn find_hole(taken: &mut [(u64, u64)], len: u64) -> Option<u64> {
     taken.sort_unstable();
     let mut at = LOWEST;
     for &(start, end) in taken.iter() {
