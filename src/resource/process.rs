@@ -111,20 +111,6 @@ fn future_locks(pid: Pid, scratch: u64, before: &Status) -> Result<i32> {
     Ok(libc::MCL_FUTURE | if on_fault { libc::MCL_ONFAULT } else { 0 })
 }
 
-/// Refuses what no system call can bring back.
-fn check(pid: Pid, personality: u32, status: &Status) -> Result<()> {
-    // The low byte is the execution domain; the flags above it are harmless.
-    if personality & 0xff != 0 {
-        return Err(Error::refused(format!("pid {pid} has personality {personality:#x}, of another system than 64-bit Linux; start it without setarch or linux32")));
-    }
-    if status.get("x86_Thread_features").contains("shstk") {
-        return Err(Error::refused(format!("pid {pid} uses a shadow stack, which cannot be restored; start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")));
-    }
-    if !matches!(status.get("untag_mask"), "" | "0xffffffffffffffff") {
-        return Err(Error::refused(format!("pid {pid} uses tagged addresses (LAM), which cannot be restored; start it without them")));
-    }
-    Ok(())
-}
 
 /// Sets what may be set before the process is complete. `exe` is the program file's descriptor in the blank; `None` leaves all
 /// that belongs to the address space alone, because it is shared and set already.
