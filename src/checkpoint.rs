@@ -16,6 +16,7 @@ use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
 use crate::resource::fd::{scan::Room, CaptureOptions};
 use crate::resource::memory::Survey;
+use crate::sys::sched::Urgent;
 use crate::store::{FrameRef, Store};
 use crate::tracee::seize::{tree, Frozen};
 use crate::tracee::twin::Twin;
@@ -227,6 +228,8 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
     let mut host = Host::here()?;
     // Room for duplicates of the target's descriptors: growing our table is slow, and would be so in the pause.
     let _room = Room::make();
+    // On a busy machine the target would stand still while others run.
+    let urgent = Urgent::begin();
     let begun = Instant::now();
     let mut frozen = seize(root)?;
     options.hooks.run(Event::Frozen, root, None)?;
@@ -241,6 +244,7 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
         Then::Stop | Then::Kill => (captured.sources(), Hold::Target(frozen)),
     };
     let pause_ns = nanos(begun.elapsed());
+    drop(urgent);
     if let Hold::Twins(twins) = &hold {
         twins.iter().try_for_each(Twin::drop_descriptors)?;
         options.hooks.run(Event::Resumed, root, None)?;

@@ -56,3 +56,26 @@ pub fn set_io_priority(tid: pid_t, priority: i32) -> io::Result<()> {
     // SAFETY: plain numbers.
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, priority) }).map(drop)
 }
+
+/// While it lives, the calling thread runs ahead of ordinary ones, where we may ask for that.
+#[derive(Debug)]
+pub struct Urgent(Option<Attributes>);
+
+impl Urgent {
+    /// Begins; what we fork meanwhile is ordinary.
+    pub fn begin() -> Urgent {
+        const RESET_ON_FORK: u64 = 1;
+        let before = attributes(0).ok();
+        let urgent = Attributes { policy: libc::SCHED_FIFO as u32, priority: 1, flags: RESET_ON_FORK, ..Attributes::default() };
+        Urgent(before.filter(|_| set_attributes(0, &urgent).is_ok()))
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // What we were allowed to leave we may come back to.
+            let _ = set_attributes(0, before);
+        }
+    }
+}
