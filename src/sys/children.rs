@@ -81,3 +81,28 @@ pub fn end_at_once_on(signals: &SigSet, root: pid_t) -> io::Result<()> {
     signals.thread_unblock()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_status_is_known_after_the_wait() {
+        let mut child = Command::new("sh").args(["-c", "read line; exit 7"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pidfd = super::super::pidfd::open(child.id() as pid_t).unwrap();
+        assert_eq!(exit_status(pidfd.as_fd()), None);
+        child.wait().unwrap();
+        // Kernels before 6.15 do not tell.
+        if let Some(status) = exit_status(pidfd.as_fd()) {
+            assert_eq!(status, 7 << 8);
+        }
+    }
+
+    #[test]
+    fn nobody_is_killed_by_mistake() {
+        for root in [i32::MIN, -1, 0, 1] {
+            assert!(end_at_once_on(&SigSet::empty(), root).is_err());
+        }
+    }
+}

@@ -137,7 +137,7 @@ pub fn unix_diag() -> io::Result<()> {
 
 /// Opens a mapping of our own by way of /proc/self/map_files.
 pub fn map_files() -> io::Result<()> {
-    Shared::new(PAGE)?.file().map(drop)
+    Shared::new(PAGE, PAGE)?.file().map(drop)
 }
 
 /// Shares blocks between two files in `dir`.

@@ -19,6 +19,23 @@ use nix::unistd::Pid;
 use stillframe::store::{DirStore, Store};
 use tempfile::TempDir;
 
+/// A run, ended when a test gives up.
+struct Run(Child);
+
+impl Run {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Both fail only if it has been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A scratch directory, and the runs in it.
 struct Scene {
     dir: TempDir,
@@ -56,13 +73,13 @@ impl Scene {
     }
 
     /// `stillframe run` with `options`, on a counter with these `arguments`.
-    fn run(&self, options: &[&str], arguments: [&str; 3]) -> Child {
+    fn run(&self, options: &[&str], arguments: [&str; 3]) -> Run {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_stillframe"));
         command.args(["run", "--name", "job", "--store"]).arg(self.path("store")).args(options).arg("--");
         command.arg(self.counter).arg(self.path("out")).args(arguments).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        command.spawn().unwrap()
+        Run(command.spawn().unwrap())
     }
 
     fn log(&self) -> String {
@@ -83,8 +100,8 @@ impl Scene {
         poll_until(|| met().then_some(())).ok_or_else(|| format!("waited in vain: {what}"))
     }
 
-    fn ends(&self, run: &mut Child, status: i32) -> Result<(), String> {
-        match wait_bounded(run) {
+    fn ends(&self, run: &mut Run, status: i32) -> Result<(), String> {
+        match wait_bounded(&mut run.0) {
             Some(ended) if ended.code() == Some(status) => Ok(()),
             ended => Err(format!("run should exit with {status}, not {ended:?}")),
         }
@@ -115,10 +132,6 @@ impl Drop for Scene {
     }
 }
 
-fn send(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(pid as i32), signal).unwrap();
-}
-
 /// Runs a scenario; a pid that some other process was given meanwhile is bad luck.
 fn scenario(body: impl Fn(&Scene) -> Result<(), String>) {
     const ATTEMPTS: usize = 5;
@@ -135,12 +148,12 @@ fn scenario(body: impl Fn(&Scene) -> Result<(), String>) {
 #[test]
 fn goes_on_after_run_and_program_are_killed() {
     scenario(|scene| {
-        let mut run = scene.run(&["--every", "200ms"], ["60", "0", "0"]);
+        let run = scene.run(&["--every", "200ms"], ["60", "0", "0"]);
         scene.wait("a second frame", || scene.frames().len() > 1)?;
         let pid = scene.pid().ok_or("no pid in the log")?;
-        send(run.id(), Signal::SIGKILL);
+        run.signal(Signal::SIGKILL);
         kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| e.to_string())?;
-        run.wait().map_err(|e| e.to_string())?;
+        drop(run);
         wait_gone(&[pid])?;
         let mut again = scene.run(&["--every", "200ms"], ["60", "0", "0"]);
         scene.ends(&mut again, 0)?;
@@ -157,7 +170,7 @@ fn skips_a_damaged_frame() {
     scenario(|scene| {
         let mut run = scene.run(&["--every", "200ms"], ["0", "0", "0"]);
         scene.wait("a second frame", || scene.frames().len() > 1)?;
-        send(run.id(), Signal::SIGTERM);
+        run.signal(Signal::SIGTERM);
         scene.ends(&mut run, 0)?;
         wait_gone(&[scene.pid().ok_or("no pid in the log")?])?;
         let newest = scene.store().newest("job").map_err(|e| e.to_string())?;
@@ -165,7 +178,7 @@ fn skips_a_damaged_frame() {
         let mut again = scene.run(&[], ["0", "0", "0"]);
         scene.wait("the resume", || scene.log().contains("resumed from job@"))?;
         let log = scene.log();
-        send(again.id(), Signal::SIGTERM);
+        again.signal(Signal::SIGTERM);
         scene.ends(&mut again, 0)?;
         match log.contains(&format!("skipped {newest}")) && !log.contains(&format!("resumed from {newest} ")) {
             true => Ok(()),
@@ -189,7 +202,7 @@ fn a_signal_takes_a_last_frame_and_the_next_run_resumes_there() {
             let seen = scene.numbers().len();
             let mut run = scene.run(&[], ["0", "0", "0"]);
             scene.wait("some numbers", || scene.numbers().len() > seen + 5)?;
-            send(run.id(), signal);
+            run.signal(signal);
             scene.ends(&mut run, 0)?;
             wait_gone(&[scene.pid().ok_or("no pid in the log")?])?;
         }
@@ -283,10 +296,10 @@ fn a_second_signal_ends_the_program_too() {
         // Held by another tracer, the program can neither be frozen nor does it end by SIGTERM in its stop.
         use stillframe::sys::ptrace;
         ptrace::seize(pid, 0).and_then(|()| ptrace::interrupt(pid)).and_then(|()| ptrace::wait(pid, true)).map_err(|e| e.to_string())?;
-        send(run.id(), Signal::SIGTERM);
+        run.signal(Signal::SIGTERM);
         scene.wait("the failure of the last frame", || scene.log().contains("no last frame"))?;
         std::thread::sleep(Duration::from_millis(50));
-        send(run.id(), Signal::SIGTERM);
+        run.signal(Signal::SIGTERM);
         scene.ends(&mut run, 128 + 15)?;
         // Our wait for the tracee buries it.
         while !matches!(ptrace::wait(pid, true), Ok(Some(ptrace::Event::Gone(_))) | Err(_)) {}
