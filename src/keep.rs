@@ -159,11 +159,12 @@ impl Keeper<'_> {
     }
 
     /// In a group of its own: a Ctrl-C at the terminal is for us alone, and we take a last frame of what it would have killed.
+    /// Without descriptors that happen to be open here: a pipe of somebody else would make every frame fail.
     fn start(&self) -> Result<Program> {
         let (program, arguments) = self.plan.command.split_first().ok_or_else(|| Error::new(Kind::Usage, "there is no command to run"))?;
         let mut command = Command::new(program);
         command.args(arguments).process_group(0);
-        let child = children::with_mask(&mut command, self.signals.before).spawn();
+        let child = children::start_clean(&mut command, self.signals.before).spawn();
         let child = child.map_err(|e| Error::io(format!("cannot start {}", program.to_string_lossy()), e))?;
         self.say(&format!("started {} as process {}", program.to_string_lossy(), child.id()));
         Program::of(child.id() as Pid)

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use common::{poll_until, wait_gone};
+use nix::sys::signal::SigSet;
 use serde_json::Value;
+use stillframe::sys::children::start_clean;
 use tempfile::TempDir;
 
 /// A store of its own.
@@ -98,7 +100,8 @@ impl Nap {
     fn start() -> Nap {
         let mut command = Command::new("sleep");
         command.arg("1000").current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        let nap = Nap(command.spawn().unwrap());
+        // Without what happens to be open here: a pipe of somebody else could not be frozen.
+        let nap = Nap(start_clean(&mut command, SigSet::empty()).spawn().unwrap());
         let comm = format!("/proc/{}/comm", nap.0.id());
         poll_until(|| fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n").then_some(())).unwrap();
         nap

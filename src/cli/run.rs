@@ -14,7 +14,8 @@ use crate::keep::{keep, OnCrash, Plan};
 
 /// Run a program under frames: resume it where a frame is, else start it; take frames as it goes
 ///
-/// If the store holds an intact frame of NAME, the program resumes there and COMMAND is not started anew. SIGTERM, SIGINT and
+/// If the store holds an intact frame of NAME, the program resumes there and COMMAND is not started anew. It gets our standard
+/// input, output and error, no other open file, and a process group of its own. SIGTERM, SIGINT and
 /// SIGHUP take one last frame that ends the program at the same instant, and exit with status 0; the same command resumes it.
 /// A second one of them ends both at once. A program that exits with status 0 is finished: its frames are removed. Any
 /// other end is a crash. Else the exit status is the program's, or 128 + N if signal N killed it.

@@ -11,10 +11,15 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::check;
 
-/// Makes `command` run with exactly the signals of `mask` blocked, whatever its starter blocks.
-pub fn with_mask(command: &mut Command, mask: SigSet) -> &mut Command {
-    // SAFETY: sigprocmask is async-signal-safe, and the closure touches nothing but its own copy of the mask.
-    unsafe { command.pre_exec(move || Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)) }
+/// Makes `command` run with exactly the signals of `mask` blocked and with the standard descriptors alone, whatever its starter has.
+pub fn start_clean(command: &mut Command, mask: SigSet) -> &mut Command {
+    let clean = move || {
+        // SAFETY: plain numbers; the descriptors stay open until the exec.
+        check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+        Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+    };
+    // SAFETY: both calls are async-signal-safe, and the closure touches nothing but its own copy of the mask.
+    unsafe { command.pre_exec(clean) }
 }
 
 /// Waits for any dead child of whatever kind; its id and wait status, or nothing if `block` is false and none has died.
