@@ -3,6 +3,7 @@
 
 pub mod arch;
 mod capture;
+pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
@@ -10,7 +11,9 @@ pub mod hooks;
 pub mod host;
 pub mod image;
 pub mod isolate;
+pub mod keep;
 pub mod manifest;
+pub mod probe;
 pub mod proc;
 pub mod resource;
 pub mod restore;

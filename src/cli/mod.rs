@@ -4,11 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::store::{default_dir, DirStore};
 
+mod check;
 mod checkpoint;
+mod inspect;
+mod list;
 mod restore;
+mod rm;
+mod run;
+mod show;
+mod verify;
 
 /// Freeze a frame while the film goes on: copy-on-write checkpoints of running processes.
 #[derive(Debug, Parser)]
@@ -22,6 +29,12 @@ pub struct Cli {
 enum Command {
     Checkpoint(checkpoint::Args),
     Restore(restore::Args),
+    Run(run::Args),
+    List(list::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Rm(rm::Args),
+    Check(check::Args),
 }
 
 /// Where frames are.
@@ -38,10 +51,21 @@ impl StoreArgs {
     }
 }
 
+/// One line of JSON.
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::new(Kind::Io, format!("cannot write JSON: {e}")))
+}
+
 /// Runs the command; returns the exit status.
 pub fn run(cli: &Cli) -> Result<i32> {
     match &cli.command {
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Run(args) => run::run(args),
+        Command::List(args) => list::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Rm(args) => rm::run(args),
+        Command::Check(args) => check::run(args),
     }
 }

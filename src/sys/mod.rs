@@ -1,6 +1,7 @@
 //! Floor 0: kernel interfaces that the standard crates lack, each wrapped once. With `arch/` the crate's only unsafe code.
 #![allow(unsafe_code)]
 
+pub mod children;
 pub mod clone;
 pub mod fd;
 pub mod fd_extra;
@@ -8,6 +9,7 @@ pub mod kcmp;
 pub mod mapping;
 pub mod pagemap;
 pub mod pidfd;
+pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod sched;

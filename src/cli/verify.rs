@@ -1,0 +1,89 @@
+//! `stillframe verify`.
+
+use std::io::{stderr, IsTerminal, Write};
+use std::path::Path;
+
+use super::{json, show, StoreArgs};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::image::Verified;
+use crate::store::Store;
+
+/// Check every byte of frames; fails if any is damaged
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// NAME (the newest frame of that name), NAME@SEQ, or the path of a .frame file
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    frame: Vec<String>,
+    /// Check all frames of the store
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print one line of JSON a frame
+    #[arg(long)]
+    json: bool,
+    /// Print only what is damaged
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Verdict<'a> {
+    frame: &'a str,
+    ok: bool,
+    bytes: Option<u64>,
+    blocks: Option<u64>,
+    problem: Option<String>,
+}
+
+/// Checks all that was asked for, damaged or not.
+pub fn run(args: &Args) -> Result<i32> {
+    let store = args.store.open()?;
+    let names: Vec<String> = match args.all {
+        true => store.list(None)?.iter().map(ToString::to_string).collect(),
+        false => args.frame.clone(),
+    };
+    let mut damaged = 0;
+    for name in &names {
+        let checked = store.resolve(name).and_then(|located| check(&located.path, !args.quiet));
+        damaged += usize::from(checked.is_err());
+        report(args, name, checked)?;
+    }
+    if names.is_empty() && !args.quiet && !args.json {
+        println!("no frames in {}", store.root().display());
+    }
+    Ok(i32::from(damaged > 0))
+}
+
+fn check(path: &Path, progress: bool) -> Result<Verified> {
+    let (reader, _) = catalog::open(path)?;
+    let shown = progress && stderr().is_terminal();
+    let mut percent = u64::MAX;
+    let verified = reader.verify(&mut |done, total| {
+        let now = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        if shown && now != percent {
+            percent = now;
+            // Progress that cannot be shown is no reason to stop.
+            let _ = write!(stderr(), "\r{percent:3} %");
+        }
+    });
+    if shown {
+        let _ = write!(stderr(), "\r     \r");
+    }
+    verified
+}
+
+fn report(args: &Args, frame: &str, checked: Result<Verified, Error>) -> Result<()> {
+    if let Err(e) = &checked {
+        eprintln!("stillframe: {frame}: {e}");
+    }
+    if args.json {
+        let found = checked.as_ref().ok();
+        let problem = checked.as_ref().err().map(ToString::to_string);
+        println!("{}", json(&Verdict { frame, ok: found.is_some(), bytes: found.map(|v| v.bytes), blocks: found.map(|v| v.blocks), problem })?);
+    } else if let (Ok(verified), false) = (&checked, args.quiet) {
+        println!("{frame}: ok, {} in {}", show::bytes(verified.bytes), show::count(verified.blocks as usize, "block", "blocks"));
+    }
+    Ok(())
+}
