@@ -178,6 +178,11 @@ impl<'a> Opener<'a> {
         self.fill(&file, object, entry.size)?;
         let _ = nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o7777));
         let _ = std::os::unix::fs::fchown(&file, Some(entry.uid), Some(entry.gid));
+        if entry.code {
+            // A program cannot be run from a file that is open for writing.
+            seal(&file, entry)?;
+            return open_path(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), libc::O_RDONLY).at("open anew", &entry.path);
+        }
         Ok(file.into())
     }
 
@@ -230,14 +235,15 @@ impl<'a> Opener<'a> {
                 shm::remove(segment).map_err(|e| Error::io(format!("cannot mark System V segment {segment} as removed"), e))?;
             }
         }
-        for (&id, fd) in &self.made {
-            if let FileKind::Memfd(seals) = self.entries[id].kind {
-                let seals = nix::fcntl::SealFlag::from_bits_truncate(seals);
-                nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).at("seal", &self.entries[id].path)?;
-            }
-        }
-        Ok(())
+        self.made.iter().filter(|(&id, _)| !self.entries[id].code).try_for_each(|(&id, fd)| seal(fd, &self.entries[id]))
     }
+}
+
+/// Puts the seals of a memfd back; nothing else has any.
+fn seal(fd: impl AsFd, entry: &FileEntry) -> Result<()> {
+    let FileKind::Memfd(seals) = entry.kind else { return Ok(()) };
+    let seals = nix::fcntl::SealFlag::from_bits_retain(seals);
+    nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).at("seal", &entry.path).map(drop)
 }
 
 fn difference(entry: &FileEntry, meta: &fs::Metadata) -> Option<String> {
