@@ -89,7 +89,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     opener.put_back_saved()?;
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
     let clocks_moved = isolate::keep_clocks_going(&manifest.host)?;
-    let mut family = Family::breed(manifest)?;
+    let mut family = Family::breed(manifest, &open)?;
     family.fill(frame, &mut opener)?;
     family.furnish(manifest, &mut open, &mut opener)?;
     opener.finish()?;
@@ -130,7 +130,7 @@ struct Family {
 
 impl Family {
     /// All processes, empty, with their ids, parents, sessions and groups.
-    fn breed(manifest: &Manifest) -> Result<Family> {
+    fn breed(manifest: &Manifest, open: &OpenSet) -> Result<Family> {
         let service = service_fd(highest_fd(manifest))?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         let nodes: Vec<Node> = manifest.processes.iter().map(|process| process.node).collect();
@@ -140,7 +140,7 @@ impl Family {
             family.notes.push(format!("sessions or groups {lost:?} belong to processes outside the frame; their members join ours"));
         }
         for step in &steps {
-            family.step(step, manifest)?;
+            family.step(step, manifest, open)?;
         }
         Ok(family)
     }
@@ -149,7 +149,7 @@ impl Family {
         self.blanks.get_mut(&pid).ok_or_else(|| Error::corrupt(format!("the frame's process tree makes no sense: process {pid} is used before it is born")))
     }
 
-    fn step(&mut self, step: &Step, manifest: &Manifest) -> Result<()> {
+    fn step(&mut self, step: &Step, manifest: &Manifest, open: &OpenSet) -> Result<()> {
         match *step {
             Step::Spawn(pid) => {
                 let mut blank = Blank::spawn(pid)?;
@@ -175,7 +175,13 @@ impl Family {
                 self.blank(by)?.must("wait for a helper", libc::SYS_wait4, [helper_pid as u64, 0, libc::__WALL as u64, 0, 0, 0])?;
                 self.blanks.insert(pid, orphan);
             }
-            Step::Setsid(pid) => drop(self.blank(pid)?.must("lead a session", libc::SYS_setsid, [0; 6])?),
+            Step::Setsid(pid) => {
+                let blank = self.blank(pid)?;
+                blank.must("lead a session", libc::SYS_setsid, [0; 6])?;
+                if let Some((_, body)) = bodies(manifest).find(|(other, body)| *other == pid && !body.shares.files) {
+                    open.take_terminal(body.table, blank)?;
+                }
+            }
             Step::Setpgid(pid, group) => drop(self.blank(pid)?.must(&format!("join group {group}"), libc::SYS_setpgid, [0, group as u64, 0, 0, 0, 0])?),
             Step::End(pid, parent) => self.end_ghost(pid, parent)?,
         }

@@ -1,19 +1,6 @@
 /* Established TCP over loopback: reset by a restore that closes, untouched otherwise. */
 #include "sockets.h"
 
-/* Did this process come out of a restore? Its start time then changed. */
-static long long start_time(void)
-{
-    static char text[1024];
-    long long ticks = 0;
-    tr_slurp("/proc/self/stat", text, sizeof text);
-    char *at = strrchr(text, ')');
-    for (int field = 2; field < 22; field++)
-        at = strchr(at + 1, ' ');
-    sscanf(at, "%lld", &ticks);
-    return ticks;
-}
-
 static void check_reset(const char *what, int fd)
 {
     char c;
@@ -34,11 +21,11 @@ int main(int argc, char **argv)
     int server = MUST(accept(listener, NULL, NULL));
     tr_send(client, "warm");
     tr_recv("before", server, "warm");
-    long long born = start_time();
+    long long born = tr_start_time();
 
     tr_hold();
 
-    if (start_time() == born) {
+    if (tr_start_time() == born) {
         tr_send(client, "still here");
         tr_recv("never restored", server, "still here");
         return tr_pass(NULL);

@@ -247,6 +247,19 @@ static inline void tr_await_syscall(pid_t tid, long nr)
     }
 }
 
+/* Start time in ticks: changes when the process comes out of a restore. */
+static inline long long tr_start_time(void)
+{
+    char text[1024];
+    long long ticks = 0;
+    tr_slurp("/proc/self/stat", text, sizeof text);
+    char *at = strrchr(text, ')');
+    for (int field = 2; field < 22; field++)
+        at = strchr(at + 1, ' ');
+    sscanf(at, "%lld", &ticks);
+    return ticks;
+}
+
 static inline pid_t tr_gettid(void) { return (pid_t)syscall(SYS_gettid); }
 
 #endif

@@ -12,6 +12,8 @@ use crate::error::{Context, Error, Result};
 use crate::proc;
 use crate::sys::{fd, fd_extra};
 
+mod orphans;
+
 /// What a socket was doing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,33 +129,35 @@ pub fn restore(state: &State, notes: &mut Vec<String>) -> Result<OwnedFd> {
     }
     let socket = fd::socket(state.family, state.kind, state.protocol).context("cannot make a socket")?;
     options::restore(socket.as_fd(), &state.options, notes);
-    if let Some(local) = &state.local {
-        bind(socket.as_fd(), state, local)?;
-    }
-    match &state.phase {
-        Phase::Listening { backlog } => fd_extra::listen(socket.as_fd(), *backlog).map_err(|e| in_use(state, e))?,
-        Phase::Talking { peer } => {
-            if let Err(e) = fd::connect(socket.as_fd(), &raw(peer)) {
-                notes.push(format!("a datagram socket could not be connected to {peer} again: {e}"));
-            }
+    take_place(socket.as_fd(), state)?;
+    if let Phase::Talking { peer } = &state.phase {
+        if let Err(e) = fd::connect(socket.as_fd(), &raw(peer)) {
+            notes.push(format!("a datagram socket could not be connected to {peer} again: {e}"));
         }
-        _ => {}
     }
     Ok(socket)
 }
 
-/// Binds; connections of the first instance that linger in TIME_WAIT are no hindrance.
-fn bind(socket: BorrowedFd<'_>, state: &State, local: &SocketAddr) -> Result<()> {
-    let lingering = state.kind == libc::SOCK_STREAM;
-    let reuse = fd::sockopt::<i32>(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR).unwrap_or(0);
-    if lingering {
-        fd::set_sockopt(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32).context("cannot prepare a socket")?;
+/// Binds and listens; what lingers of the first instance's connections is no hindrance.
+fn take_place(socket: BorrowedFd<'_>, state: &State) -> Result<()> {
+    let Some(local) = &state.local else { return listen(socket, state).map_err(|e| in_use(state, e)) };
+    let place = || fd::bind(socket, &raw(local)).and_then(|()| listen(socket, state));
+    if state.kind != libc::SOCK_STREAM {
+        return place().map_err(|e| in_use(state, e));
     }
-    fd::bind(socket, &raw(local)).map_err(|e| in_use(state, e))?;
-    if lingering {
-        fd::set_sockopt(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &reuse).context("cannot prepare a socket")?;
+    let reuse = fd::sockopt::<i32>(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR).context("cannot examine a socket")?;
+    fd::set_sockopt(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32).context("cannot prepare a socket")?;
+    // What lingers of a living process's connections may still have data to deliver.
+    let ends = |e: &std::io::Error| e.raw_os_error() == Some(libc::EADDRINUSE) && holder("tcp", local.port()).is_none() && orphans::end(state.family, local.port());
+    place().or_else(|e| if ends(&e) { place() } else { Err(e) }).map_err(|e| in_use(state, e))?;
+    fd::set_sockopt(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &reuse).context("cannot prepare a socket")
+}
+
+fn listen(socket: BorrowedFd<'_>, state: &State) -> std::io::Result<()> {
+    match state.phase {
+        Phase::Listening { backlog } => fd_extra::listen(socket, backlog),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn in_use(state: &State, e: std::io::Error) -> Error {

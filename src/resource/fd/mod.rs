@@ -5,6 +5,7 @@
 //! the restorer, `install` moves them into blank processes, `connect` ties what depends on numbers and processes
 //! (all processes must exist, in their sessions and groups), `arm` starts what runs by itself (timers, inotify watches).
 
+pub mod diag;
 pub mod epoll;
 pub mod event;
 pub mod external;

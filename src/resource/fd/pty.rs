@@ -1,4 +1,7 @@
 //! Pseudo terminals of the tree, and controlling terminals.
+//!
+//! Bytes under way in a terminal are not in the frame, only noted: they cannot be looked at without being taken, and
+//! would be lost to the first instance if we died before putting them back.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -90,13 +93,21 @@ pub fn survey(capture: &mut Capture<'_>) -> Result<()> {
             continue;
         }
         let pty = examine(capture.scan, found).map_err(|e| found.failed("examine", e))?;
-        let waiting = ioctl_get::<i32>(found.fd.as_fd(), libc::FIONREAD as libc::c_ulong).unwrap_or(0) + ioctl_get::<i32>(found.fd.as_fd(), libc::TIOCOUTQ as libc::c_ulong).unwrap_or(0);
+        let waiting = under_way(capture.scan, found, pty.number);
         if waiting > 0 {
             capture.notes.push(format!("{}: {waiting} bytes under way in terminal /dev/pts/{} are not in the frame", found.place(), pty.number));
         }
         capture.terminals.push(pty);
     }
     Ok(())
+}
+
+/// Bytes that one side has written and the other has not read; a line still being typed does not count.
+fn under_way(scan: &super::scan::Scan, master: &Found, number: i32) -> i32 {
+    let name = format!("/dev/pts/{number}");
+    let count = |found: &Found, request| ioctl_get::<i32>(found.fd.as_fd(), request).unwrap_or(0);
+    let slave = scan.found.iter().find(|other| other.link == name && other.info.flags & libc::O_PATH == 0);
+    count(master, libc::FIONREAD as libc::c_ulong) + count(master, libc::TIOCOUTQ as libc::c_ulong) + slave.map_or(0, |slave| count(slave, libc::FIONREAD as libc::c_ulong))
 }
 
 fn examine(scan: &super::scan::Scan, found: &Found) -> std::io::Result<Pty> {
@@ -226,13 +237,23 @@ pub fn close_up(pty: &Pty, made: &Made) -> Result<()> {
     }
 }
 
-/// Gives session leader `blank` its controlling terminal; all groups of the session must exist.
-pub fn connect(control: &Control, made: &Made, blank: &mut Blank, notes: &mut Vec<String>) -> Result<()> {
+/// Gives session leader `blank` its controlling terminal; processes of the session that it forks from then on have it too.
+pub fn take(made: &Made, blank: &mut Blank) -> Result<()> {
     let slave = peer_terminal(made.0.as_fd(), libc::O_RDWR).context("cannot open a terminal")?;
     let fd = blank.borrow(slave.as_fd())?;
     blank.must("take its controlling terminal", libc::SYS_ioctl, [fd, libc::TIOCSCTTY, 0, 0, 0, 0])?;
+    blank.must("close a descriptor", libc::SYS_close, [fd, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Puts the right group into the foreground; all groups of the session must exist.
+pub fn connect(control: &Control, made: &Made, blank: &mut Blank, notes: &mut Vec<String>) -> Result<()> {
+    if control.foreground <= 0 {
+        return Ok(());
+    }
+    let slave = peer_terminal(made.0.as_fd(), libc::O_RDWR).context("cannot open a terminal")?;
+    let fd = blank.borrow(slave.as_fd())?;
     let group = blank.put(&control.foreground.to_ne_bytes())?;
-    if control.foreground > 0 && blank.call(libc::SYS_ioctl, [fd, libc::TIOCSPGRP, group, 0, 0, 0]).is_err() {
+    if blank.call(libc::SYS_ioctl, [fd, libc::TIOCSPGRP, group, 0, 0, 0]).is_err() {
         notes.push(format!("pid {}: process group {} could not be put into the foreground of its terminal", blank.pid(), control.foreground));
     }
     blank.must("close a descriptor", libc::SYS_close, [fd, 0, 0, 0, 0, 0]).map(drop)

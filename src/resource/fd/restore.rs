@@ -126,10 +126,17 @@ impl<'d> OpenSet<'d> {
             self.own(slot.description, slot.fd, blank)?;
         }
         if let Some(control) = &table.terminal {
-            let made = self.terminals.get(control.terminal).ok_or_else(|| Error::corrupt("the manifest names a terminal that it does not list"))?;
-            pty::connect(control, made, blank, &mut self.notes)?;
+            pty::connect(control, terminal(&self.terminals, control)?, blank, &mut self.notes)?;
         }
         Ok(())
+    }
+
+    /// Gives the holder of `table`, which has just begun its session, the controlling terminal; before it forks members.
+    pub fn take_terminal(&self, table: usize, blank: &mut Blank) -> Result<()> {
+        match &self.table(table)?.terminal {
+            Some(control) => pty::take(terminal(&self.terminals, control)?, blank),
+            None => Ok(()),
+        }
     }
 
     fn watch(&self, index: usize, table: &Table, blank: &mut Blank) -> Result<()> {
@@ -173,6 +180,10 @@ impl<'d> OpenSet<'d> {
         }
         Ok(())
     }
+}
+
+fn terminal<'t>(terminals: &'t [pty::Made], control: &pty::Control) -> Result<&'t pty::Made> {
+    terminals.get(control.terminal).ok_or_else(|| Error::corrupt("the manifest names a terminal that it does not list"))
 }
 
 fn at<T>(items: &mut [T], index: usize) -> Result<&mut T> {

@@ -1,10 +1,10 @@
 //! Unix sockets of a stopped tree: messages are peeked at, never taken.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::diag::{self, Row};
 use super::{Name, NameFile, Packet, Role, State};
@@ -84,7 +84,7 @@ impl Survey {
     }
 
     /// `None` if its peer is outside the tree.
-    fn role(&self, capture: &Capture<'_>, found: &Found, kind: i32, row: &Row) -> Result<Option<Role>> {
+    fn role(&self, capture: &mut Capture<'_>, found: &Found, kind: i32, row: &Row) -> Result<Option<Role>> {
         if row.state == diag::LISTEN {
             return Ok(Some(Role::Listening { backlog: row.backlog }));
         }
@@ -103,7 +103,8 @@ impl Survey {
             _ => {}
         }
         if let Some(listener) = self.listener_of(inode) {
-            return Ok(listener.map(|listener| Role::Pending { listener }).or(capture.options.external_close.then_some(Role::HungUp)));
+            let waits = listener.map(|listener| waiting(capture, found, listener)).transpose()?;
+            return Ok(waits.or(capture.options.external_close.then_some(Role::HungUp)));
         }
         let over = row.peer == 0;
         Ok((over || self.may_close(capture, found)).then_some(Role::HungUp))
@@ -135,7 +136,7 @@ impl Survey {
         let connected = kind != libc::SOCK_DGRAM && matches!(role, Role::Pair { .. } | Role::HungUp);
         let inherited = connected && self.rows.iter().any(|(_, other)| other.state == diag::LISTEN && other.file.is_some() && other.file == row.file);
         let inherited = inherited || connected && self.abstract_listener(&address);
-        let file = if inherited { None } else { name_file(found, &address, row) };
+        let file = if inherited { None } else { name_file(found, &address) };
         Ok(Some(Name { address, file, inherited }))
     }
 
@@ -155,6 +156,17 @@ impl Survey {
     }
 }
 
+/// A connection that `listener` has yet to accept. What was sent through it is out of reach, and a server that accepts the
+/// connection without it would wait for ever: then it comes back hung up.
+fn waiting(capture: &mut Capture<'_>, found: &Found, listener: DescriptionId) -> Result<Role> {
+    let sent = fd::ioctl_get::<i32>(found.fd.as_fd(), libc::TIOCOUTQ as libc::c_ulong).map_err(|e| found.failed("examine", e))?;
+    if sent == 0 {
+        return Ok(Role::Pending { listener });
+    }
+    capture.notes.push(format!("{}: a connection through which data was sent, but which nobody has accepted, comes back hung up", found.place()));
+    Ok(Role::HungUp)
+}
+
 /// A unix address in words.
 pub fn show(address: &[u8]) -> String {
     match address.get(2) {
@@ -170,14 +182,27 @@ pub fn path(address: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&name[..end]))
 }
 
+/// Asks for the file that a unix socket is bound to (SIOCUNIXFILE).
+const FILE_OF: libc::c_ulong = 0x89e0;
+
 /// The file that a bound path still leads to; `None` for abstract names and files that were removed.
-fn name_file(found: &Found, address: &[u8], row: &Row) -> Option<NameFile> {
-    let inode = row.file?;
-    let path = path(address);
-    let path = if path.is_absolute() { path } else { proc::link(&proc::path(found.holder, "cwd")).ok()?.join(path) };
-    let visible = proc::path(found.holder, "root").join(path.strip_prefix("/").ok()?);
-    let meta = std::fs::symlink_metadata(visible).ok().filter(|meta| meta.ino() == inode)?;
-    Some(NameFile { path, mode: meta.mode() & 0o7777, uid: meta.uid(), gid: meta.gid() })
+fn name_file(found: &Found, address: &[u8]) -> Option<NameFile> {
+    let file = fd::ioctl_number(found.fd.as_fd(), FILE_OF, 0).and_then(fd::own).ok().map(std::fs::File::from)?;
+    let bound = file.metadata().ok()?;
+    let name = path(address);
+    let known = proc::link(&proc::path(std::process::id() as Pid, &format!("fd/{}", file.as_raw_fd()))).ok()?;
+    let stands = || proc::link(&proc::path(found.holder, if name.is_absolute() { "root" } else { "cwd" })).ok();
+    // The process may have changed its directory since; where links are on the way only its own path leads there.
+    let leads = |home: &PathBuf| std::fs::symlink_metadata(super::join(home, &name)).is_ok_and(|meta| (meta.dev(), meta.ino()) == (bound.dev(), bound.ino()));
+    let home = without(&known, &name).filter(leads).or_else(|| stands().filter(leads))?;
+    Some(NameFile { home, mode: bound.mode() & 0o7777, uid: bound.uid(), gid: bound.gid() })
+}
+
+/// The directory from which `name` leads to `whole`, by their text.
+fn without(whole: &Path, name: &Path) -> Option<PathBuf> {
+    let tail: PathBuf = name.components().filter(|part| *part != Component::RootDir).collect();
+    let depth = tail.components().count();
+    whole.ends_with(&tail).then(|| whole.ancestors().nth(depth).map(Path::to_owned)).flatten()
 }
 
 fn queue(scan: &mut Scan, id: DescriptionId) -> Result<Vec<Packet>> {
@@ -207,19 +232,33 @@ fn peek(found: &Found, kind: i32) -> std::io::Result<Vec<Message>> {
 }
 
 /// A stream's bytes come in runs that end with the piece that carries descriptors; where that piece begins is not to be seen.
+/// The kernel passes over an empty message that was peeked at before: only the first frame of several holds it.
 fn peek_on(found: &Found, kind: i32) -> std::io::Result<Vec<Message>> {
     let mut messages = Vec::new();
+    let mut seen = 0;
     loop {
         let Some(mut message) = fd::receive(found.fd.as_fd(), LIMIT, libc::MSG_PEEK | libc::MSG_DONTWAIT)? else { break };
-        // An empty read is the end of a connection, but a message of datagram sockets.
-        if message.bytes.is_empty() && message.files.is_empty() && kind != libc::SOCK_DGRAM {
+        if message.bytes.is_empty() && message.files.is_empty() && at_end(found, kind, seen)? {
             break;
         }
         if message.bytes.len() == LIMIT && kind != libc::SOCK_STREAM {
             return Err(std::io::Error::other(format!("a message is longer than {LIMIT} bytes")));
         }
+        seen += message.bytes.len();
         message.bytes.shrink_to_fit();
         messages.push(message);
     }
     Ok(messages)
+}
+
+/// Whether an empty read, after `seen` bytes, is the end of a connection and no empty message.
+fn at_end(found: &Found, kind: i32, seen: usize) -> std::io::Result<bool> {
+    let socket = found.fd.as_fd();
+    match kind {
+        libc::SOCK_STREAM => Ok(true),
+        libc::SOCK_DGRAM => Ok(false),
+        // Once it receives no more, empty messages after all others read like the end, here as there.
+        _ if ready(socket, libc::POLLRDHUP)? & libc::POLLRDHUP == 0 => Ok(false),
+        _ => Ok(seen as i32 >= fd::ioctl_get::<i32>(socket, libc::FIONREAD as libc::c_ulong)?),
+    }
 }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use crate::proc::{self, Pid};
-use crate::sys::fd;
+use crate::resource::fd::diag::{self, half, word, Request};
 
 /// One socket, by the kernel's account.
 #[derive(Debug, Clone, Default)]
@@ -30,13 +30,8 @@ pub const LISTEN: u8 = 10;
 /// Connected.
 pub const ESTABLISHED: u8 = 1;
 
-const NETLINK_SOCK_DIAG: i32 = 4;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const REQUEST_DUMP: u16 = 0x301;
 /// UDIAG_SHOW_VFS, PEER, ICONS, RQLEN.
 const SHOW: u32 = 0x02 | 0x04 | 0x08 | 0x10;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 
 /// All unix sockets of the network namespace of `pid`, by inode.
 pub fn all(pid: Pid) -> io::Result<HashMap<u64, Row>> {
@@ -54,56 +49,14 @@ pub fn all(pid: Pid) -> io::Result<HashMap<u64, Row>> {
 }
 
 fn dump() -> io::Result<HashMap<u64, Row>> {
-    let socket: OwnedFd = fd::socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)?;
-    fd::send(socket.as_fd(), &request(), &[], &[])?;
-    let mut rows = HashMap::new();
-    loop {
-        let Some(message) = fd::receive(socket.as_fd(), 1 << 16, 0)? else { return Ok(rows) };
-        if read(&message.bytes, &mut rows)? {
-            return Ok(rows);
-        }
-    }
-}
-
-fn request() -> Vec<u8> {
-    let mut raw = Vec::new();
-    raw.extend(40u32.to_ne_bytes());
-    raw.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    raw.extend(REQUEST_DUMP.to_ne_bytes());
-    // Sequence number and sender, which the kernel fills in; then family, protocol and padding.
-    raw.extend([0; 8]);
-    raw.extend([libc::AF_UNIX as u8, 0, 0, 0]);
+    let mut query = vec![libc::AF_UNIX as u8, 0, 0, 0];
     // All states, any inode.
     for word in [!0u32, 0, SHOW, 0, 0] {
-        raw.extend(word.to_ne_bytes());
+        query.extend(word.to_ne_bytes());
     }
-    raw
-}
-
-fn word(raw: &[u8], at: usize) -> u32 {
-    raw.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
-}
-
-fn half(raw: &[u8], at: usize) -> u16 {
-    raw.get(at..at + 2).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes)
-}
-
-/// Reads the messages of one datagram; true at the end of the dump.
-fn read(mut raw: &[u8], rows: &mut HashMap<u64, Row>) -> io::Result<bool> {
-    while raw.len() >= 16 {
-        let len = (word(raw, 0) as usize).clamp(16, raw.len());
-        match half(raw, 4) {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => return Err(io::Error::from_raw_os_error((word(raw, 16) as i32).wrapping_neg())),
-            _ if len >= 32 => {
-                let (inode, row) = row(&raw[16..len]);
-                rows.insert(inode, row);
-            }
-            _ => {}
-        }
-        raw = &raw[len.next_multiple_of(4).min(raw.len())..];
-    }
-    Ok(false)
+    let mut rows = HashMap::new();
+    diag::ask(Request::Dump, &query, |raw| rows.extend((raw.len() >= 16).then(|| row(raw))))?;
+    Ok(rows)
 }
 
 fn row(raw: &[u8]) -> (u64, Row) {

@@ -2,9 +2,10 @@
 
 pub mod capture;
 pub mod diag;
+mod home;
 pub mod restore;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,14 +64,19 @@ pub struct Name {
 /// A socket's place in the file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameFile {
-    /// Absolute path.
-    pub path: PathBuf,
+    /// From where the name leads to it: the root directory for an absolute name, else the working directory at the time.
+    pub home: PathBuf,
     /// Permission bits.
     pub mode: u32,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// Where `name` leads from its home.
+fn join(home: &Path, name: &Path) -> PathBuf {
+    home.join(name.strip_prefix("/").unwrap_or(name))
 }
 
 /// One message, or piece of a stream, that nobody has received.
