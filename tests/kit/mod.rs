@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -90,7 +91,7 @@ pub struct Report {
 /// A scratch directory, a store, and the trees that work there; all end when dropped.
 pub struct Stage {
     dir: TempDir,
-    restored: std::cell::RefCell<BTreeSet<i32>>,
+    restored: Mutex<BTreeSet<i32>>,
 }
 
 impl Stage {
@@ -185,7 +186,7 @@ impl Stage {
             Err(e) if e.contains("in use") => None,
             done => Some(done.unwrap_or_else(|e| panic!("restore {frame} {args:?}: {e}\n{}", self.log()))),
         });
-        self.restored.borrow_mut().insert(pid);
+        self.restored.lock().unwrap().insert(pid);
         pid
     }
 
@@ -197,9 +198,9 @@ impl Stage {
     }
 
     /// Every process of ours: marked, below one that is, or restored.
-    fn members(&self, roots: &[i32]) -> Vec<i32> {
+    pub fn members(&self, roots: &[i32]) -> Vec<i32> {
         let needle = [MARK.as_bytes(), b"=", self.dir.path().as_os_str().as_bytes()].concat();
-        let mut all: BTreeSet<i32> = roots.iter().chain(self.restored.borrow().iter()).copied().filter(|&pid| ps::alive(pid)).collect();
+        let mut all: BTreeSet<i32> = roots.iter().chain(self.restored.lock().unwrap().iter()).copied().filter(|&pid| ps::alive(pid)).collect();
         for pid in ps::all() {
             let marked = fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|b| *b == 0).any(|var| var == needle));
             if marked {
@@ -216,7 +217,7 @@ impl Stage {
             members.iter().for_each(|&pid| ps::kill(pid));
             members.is_empty().then_some(())
         });
-        self.restored.borrow_mut().clear();
+        self.restored.lock().unwrap().clear();
     }
 
     /// Frames and leftovers in the store, by path below it.

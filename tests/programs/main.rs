@@ -23,8 +23,6 @@ enum Way {
     Isolated,
 }
 
-const WAYS: [Way; 2] = [Way::SamePids, Way::Isolated];
-
 impl Way {
     /// Restores; gives the root as we see it.
     fn restore(self, stage: &Stage, frame: &str, args: &[&str]) -> i32 {
@@ -35,11 +33,15 @@ impl Way {
     }
 }
 
-/// Runs a test body once for every way.
-fn each_way(body: impl Fn(&Stage, Way)) {
-    assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-    for way in WAYS {
-        eprintln!("{way:?}");
-        body(&Stage::new(), way);
-    }
+/// One test for every way, each in a stage of its own.
+macro_rules! both_ways {
+    ($($name:ident)*) => {
+        mod same_pids {
+            $(#[test] fn $name() { super::$name(&$crate::kit::Stage::new(), $crate::Way::SamePids); })*
+        }
+        mod isolated {
+            $(#[test] fn $name() { super::$name(&$crate::kit::Stage::new(), $crate::Way::Isolated); })*
+        }
+    };
 }
+use both_ways;

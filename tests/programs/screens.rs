@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::each_way;
+use crate::{both_ways, Way};
 use crate::kit::{need, Live, Stage};
 
 /// Holds the master: types what files named `type.N` say, and counts what the screen gets.
@@ -51,40 +51,38 @@ fn screen_has(stage: &Stage, text: &str) {
     crate::kit::eventually(&format!("{text:?} on the screen"), || stage.read("screen").and_then(plain));
 }
 
-#[test]
-fn vim_keeps_its_buffer_and_reacts() {
-    each_way(|stage, way| {
-        let live = start(stage, &["vim", "-u", "NONE", "-i", "NONE", "-n", "text"]);
-        stage.write("type.1", "ione two\x1b:redraw!\r");
-        screen_has(stage, "one two");
-        let report = stage.checkpoint(live.pid(), &[]);
-        stage.write("type.2", "A three\x1b:w! original\r");
-        assert_eq!(stage.await_file("original"), "one two three\n", "the original");
-        live.kill();
-        std::fs::remove_file(stage.work("type.2")).unwrap();
-        way.restore(stage, &report.frame, &[]);
-        stage.write("type.2", "A four\x1b:w! restored\r");
-        assert_eq!(stage.await_file("restored"), "one two four\n");
-        stage.write("type.3", ":q!\r");
-        assert_eq!(stage.await_file("ended"), "0");
-    });
+fn vim_keeps_its_buffer_and_reacts(stage: &Stage, way: Way) {
+    let live = start(stage, &["vim", "-u", "NONE", "-i", "NONE", "-n", "text"]);
+    stage.write("type.1", "ione two\x1b:redraw!\r");
+    screen_has(stage, "one two");
+    let report = stage.checkpoint(live.pid(), &[]);
+    stage.write("type.2", "A three\x1b:w! original\r");
+    assert_eq!(stage.await_file("original"), "one two three\n", "the original");
+    live.kill();
+    std::fs::remove_file(stage.work("type.2")).unwrap();
+    way.restore(stage, &report.frame, &[]);
+    stage.write("type.2", "A four\x1b:w! restored\r");
+    assert_eq!(stage.await_file("restored"), "one two four\n");
+    stage.write("type.3", ":q!\r");
+    assert_eq!(stage.await_file("ended"), "0");
 }
 
-#[test]
-fn top_goes_on_refreshing_and_reacts() {
-    each_way(|stage, way| {
-        let live = start(stage, &["top", "-d", "0.3"]);
-        screen_has(stage, "Tasks");
-        let report = stage.checkpoint(live.pid(), &[]);
-        stage.await_above("got", stage.number("got").unwrap() + 500);
-        live.kill();
-        let _ = std::fs::remove_file(stage.work("got"));
-        way.restore(stage, &report.frame, &[]);
-        let first = stage.await_above("got", 0);
-        stage.await_above("got", first + 500);
-        stage.write("type.1", "h");
-        screen_has(stage, "Help for Interactive Commands");
-        stage.write("type.2", "qq");
-        assert_eq!(stage.await_file("ended"), "0");
-    });
+fn top_goes_on_refreshing_and_reacts(stage: &Stage, way: Way) {
+    let live = start(stage, &["top", "-d", "0.3"]);
+    screen_has(stage, "Tasks");
+    let report = stage.checkpoint(live.pid(), &[]);
+    stage.await_above("got", stage.number("got").unwrap() + 500);
+    live.kill();
+    let _ = std::fs::remove_file(stage.work("got"));
+    way.restore(stage, &report.frame, &[]);
+    let first = stage.await_above("got", 0);
+    stage.await_above("got", first + 500);
+    stage.write("type.1", "h");
+    screen_has(stage, "Help for Interactive Commands");
+    stage.write("type.2", "\x1b");
+    screen_has(stage, "Tasks");
+    stage.write("type.3", "q");
+    assert_eq!(stage.await_file("ended"), "0");
 }
+
+both_ways! { vim_keeps_its_buffer_and_reacts top_goes_on_refreshing_and_reacts }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::kit::{need, Stage};
-use crate::{each_way, Way};
+use crate::{both_ways, Way};
 
 const PIPELINE: &str = r#"
 seq 1 200000 | while read -r n; do
@@ -16,22 +16,19 @@ sleep 600
 /// Lines, their sum, gaps.
 const SUM: &str = "200000 60000300000 0\n";
 
-#[test]
-fn a_pipeline_loses_and_repeats_nothing() {
-    each_way(|stage, way| {
-        let script = stage.write("pipeline.sh", PIPELINE);
-        let live = stage.start(Command::new(need("bash")).arg(script));
-        stage.await_above("progress", 20_000);
-        let report = stage.checkpoint(live.pid(), &[]);
-        assert!(stage.read("result").is_none(), "the frame should be from the middle of the work");
-        assert_eq!(stage.await_file("result"), SUM, "the original");
-        live.kill();
-        for left in ["result", "progress"] {
-            std::fs::remove_file(stage.work(left)).unwrap();
-        }
-        way.restore(stage, &report.frame, &[]);
-        assert_eq!(stage.await_file("result"), SUM, "restored");
-    });
+fn a_pipeline_loses_and_repeats_nothing(stage: &Stage, way: Way) {
+    let script = stage.write("pipeline.sh", PIPELINE);
+    let live = stage.start(Command::new(need("bash")).arg(script));
+    stage.await_above("progress", 20_000);
+    let report = stage.checkpoint(live.pid(), &[]);
+    assert!(stage.read("result").is_none(), "the frame should be from the middle of the work");
+    assert_eq!(stage.await_file("result"), SUM, "the original");
+    live.kill();
+    for left in ["result", "progress"] {
+        std::fs::remove_file(stage.work(left)).unwrap();
+    }
+    way.restore(stage, &report.frame, &[]);
+    assert_eq!(stage.await_file("result"), SUM, "restored");
 }
 
 const WORKERS: &str = r#"
@@ -93,27 +90,24 @@ fn beats(stage: &Stage, more: u64) -> Vec<u64> {
     (0..4).map(|i| format!("beat{i}")).map(|name| stage.await_above(&name, stage.number(&name).unwrap_or(0) + more)).collect()
 }
 
-#[test]
-fn python_goes_on_with_threads_and_subprocesses() {
-    each_way(|stage, way| {
-        let script = stage.write("workers.py", WORKERS);
-        let mut live = stage.start(Command::new(need("python3")).arg(script));
-        let before = beats(stage, 20);
-        let report = stage.checkpoint(live.pid(), &[]);
-        beats(stage, 20);
-        live.assert_alive();
-        live.kill();
-        let after: Vec<u64> = (0..4).map(|i| stage.number(&format!("beat{i}")).unwrap()).collect();
-        for i in 0..4 {
-            std::fs::remove_file(stage.work(&format!("beat{i}"))).unwrap();
-        }
-        way.restore(stage, &report.frame, &[]);
-        let first: Vec<u64> = (0..4).map(|i| stage.await_above(&format!("beat{i}"), 0)).collect();
-        assert!(first.iter().zip(&before).all(|(first, before)| first >= before), "{first:?} is before {before:?}");
-        for i in 0..4 {
-            stage.await_above(&format!("beat{i}"), after[i] + 20);
-        }
-    });
+fn python_goes_on_with_threads_and_subprocesses(stage: &Stage, way: Way) {
+    let script = stage.write("workers.py", WORKERS);
+    let mut live = stage.start(Command::new(need("python3")).arg(script));
+    let before = beats(stage, 20);
+    let report = stage.checkpoint(live.pid(), &[]);
+    beats(stage, 20);
+    live.assert_alive();
+    live.kill();
+    let after: Vec<u64> = (0..4).map(|i| stage.number(&format!("beat{i}")).unwrap()).collect();
+    for i in 0..4 {
+        std::fs::remove_file(stage.work(&format!("beat{i}"))).unwrap();
+    }
+    way.restore(stage, &report.frame, &[]);
+    let first: Vec<u64> = (0..4).map(|i| stage.await_above(&format!("beat{i}"), 0)).collect();
+    assert!(first.iter().zip(&before).all(|(first, before)| first >= before), "{first:?} is before {before:?}");
+    for i in 0..4 {
+        stage.await_above(&format!("beat{i}"), after[i] + 20);
+    }
 }
 
 /// A frame of a restored instance is as good as one of the original.
@@ -135,3 +129,5 @@ fn a_restored_pipeline_is_framed_again() {
     Way::SamePids.restore(&stage, &frame, &[]);
     assert_eq!(stage.await_file("result"), SUM);
 }
+
+both_ways! { a_pipeline_loses_and_repeats_nothing python_goes_on_with_threads_and_subprocesses }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::each_way;
+use crate::{both_ways, Way};
 use crate::kit::net::{free_port, http_get};
 use crate::kit::{eventually, need, ps, Stage};
 
@@ -52,31 +52,30 @@ fn under_load<T>(port: u16, body: impl FnOnce() -> T) -> T {
     })
 }
 
-#[test]
-fn nginx_serves_and_reloads_after_a_restore() {
-    each_way(|stage, way| {
-        let port = free_port();
-        stage.write("page", PAGE);
-        let config = stage.write("nginx.conf", &config(stage, port));
-        let mut live = stage.start(Command::new(need("nginx")).arg("-p").arg(stage.work("")).arg("-c").arg(config));
-        eventually("nginx to serve", || http_get(port, "/page").ok());
-        let report = under_load(port, || stage.checkpoint(live.pid(), &[]));
-        assert_eq!(report.processes, WORKERS + 1);
-        live.assert_alive();
-        live.kill();
-        assert!(http_get(port, "/page").is_err(), "nobody listens after the kill");
-        let root = way.restore(stage, &report.frame, &[]);
-        serves(port);
-        assert_eq!(ps::children(root).len(), WORKERS);
-        // A reload makes new workers and ends the old ones: the master's hold on them is whole.
-        let old = ps::children(root);
-        ps::signal(root, Signal::SIGHUP);
-        eventually("new workers in place of the old", || {
-            let now = ps::children(root);
-            (now.len() == WORKERS && now.iter().all(|pid| !old.contains(pid))).then_some(())
-        });
-        serves(port);
-        ps::signal(root, Signal::SIGTERM);
-        eventually("nginx to shut down cleanly", || (!ps::alive(root)).then_some(()));
+fn nginx_serves_and_reloads_after_a_restore(stage: &Stage, way: Way) {
+    let port = free_port();
+    stage.write("page", PAGE);
+    let config = stage.write("nginx.conf", &config(stage, port));
+    let mut live = stage.start(Command::new(need("nginx")).arg("-p").arg(stage.work("")).arg("-c").arg(config));
+    eventually("nginx to serve", || http_get(port, "/page").ok());
+    let report = under_load(port, || stage.checkpoint(live.pid(), &[]));
+    assert_eq!(report.processes, WORKERS + 1);
+    live.assert_alive();
+    live.kill();
+    assert!(http_get(port, "/page").is_err(), "nobody listens after the kill");
+    let root = way.restore(stage, &report.frame, &[]);
+    serves(port);
+    assert_eq!(ps::children(root).len(), WORKERS);
+    // A reload makes new workers and ends the old ones: the master's hold on them is whole.
+    let old = ps::children(root);
+    ps::signal(root, Signal::SIGHUP);
+    eventually("new workers in place of the old", || {
+        let now = ps::children(root);
+        (now.len() == WORKERS && now.iter().all(|pid| !old.contains(pid))).then_some(())
     });
+    serves(port);
+    ps::signal(root, Signal::SIGTERM);
+    eventually("nginx to shut down cleanly", || (!ps::alive(root)).then_some(()));
 }
+
+both_ways! { nginx_serves_and_reloads_after_a_restore }
