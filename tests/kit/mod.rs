@@ -161,8 +161,14 @@ impl Stage {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         command.current_dir(self.dir.path().join("work")).env(MARK, self.dir.path());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        // SAFETY: setsid is async-signal-safe and touches no memory of ours.
-        unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+        // SAFETY: setsid and close_range are async-signal-safe and touch no memory of ours.
+        unsafe {
+            command.pre_exec(|| {
+                // Whatever our starter left open (a make job server, say) is no part of the test.
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+                Ok(nix::unistd::setsid().map(drop)?)
+            })
+        };
         let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         Live { stage: self, child }
     }
@@ -220,6 +226,14 @@ impl Stage {
         self.restored.lock().unwrap().clear();
     }
 
+    /// The file of a frame NAME@SEQ.
+    pub fn frame_file(&self, frame: &str) -> PathBuf {
+        let (name, seq) = frame.split_once('@').expect("NAME@SEQ");
+        let seq: u64 = seq.parse().unwrap();
+        let found = self.stored().into_iter().find(|path| path.strip_prefix(name).and_then(|file| file.strip_prefix('/')?.strip_suffix(".frame")?.parse().ok()) == Some(seq));
+        self.store().join(found.unwrap_or_else(|| panic!("{frame} is not in the store")))
+    }
+
     /// Frames and leftovers in the store, by path below it.
     pub fn stored(&self) -> Vec<String> {
         let names = fs::read_dir(self.store()).into_iter().flatten().flatten();
@@ -253,10 +267,16 @@ pub fn bounded(command: &mut Command) -> Result<String, String> {
         }
     };
     let read = |name: &str| String::from_utf8_lossy(&fs::read(dir.path().join(name)).unwrap()).into_owned();
-    match status.success() {
-        true => Ok(read("out")),
-        false => Err(format!("{status}: {}{}", read("err"), read("out"))),
+    match status.code() {
+        Some(0) => Ok(read("out")),
+        Some(1) => Err(read("err") + &read("out")),
+        _ => Err(format!("{status}: {}{}", read("err"), read("out"))),
     }
+}
+
+/// Gone, or a zombie that its own `Live` in this test is to wait for.
+fn freed(pid: i32) -> bool {
+    ps::stat(pid).is_none_or(|(_, parent)| parent == std::process::id() as i32)
 }
 
 /// A tree that runs: its root is our child.
@@ -292,7 +312,7 @@ impl Live<'_> {
         members.iter().for_each(|&pid| ps::kill(pid));
         self.child.wait().unwrap();
         self.stage.kill_all(&[]);
-        eventually("the ids of the killed tree to be free", || members.iter().all(|&pid| !ps::exists(pid)).then_some(()));
+        eventually("the ids of the killed tree to be free", || members.iter().all(|&pid| freed(pid)).then_some(()));
     }
 }
 

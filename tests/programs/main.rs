@@ -28,7 +28,7 @@ impl Way {
     fn restore(self, stage: &Stage, frame: &str, args: &[&str]) -> i32 {
         match self {
             Way::SamePids => stage.restore(frame, args),
-            Way::Isolated => stage.restore(frame, &[args, &["--isolate"]].concat()),
+            Way::Isolated => stage.restore(frame, &[args, &["--isolate", "--netns", "host"]].concat()),
         }
     }
 }

@@ -56,7 +56,7 @@ fn a_full_store_leaves_no_half_frame() {
     for _ in 0..rounds(5, 50) {
         let error = stage.try_checkpoint(live.pid(), &[]).expect_err("64 MiB do not fit into 4");
         assert_one_line(&error);
-        assert!(error.contains("full"), "{error}");
+        assert!(error.contains("No space left") && error.contains("another store"), "{error}");
         assert!(stage.stored().iter().all(|path| path.ends_with(".lock")), "{:?}", stage.stored());
         assert_goes_on(&stage, &mut live);
     }
@@ -96,7 +96,7 @@ fn a_store_that_cannot_be_written() {
         command.args(["checkpoint", &live.pid().to_string(), "--store"]).arg(&store);
         let error = bounded(&mut command).expect_err("no store can be there");
         assert_one_line(&error);
-        assert!(error.contains(&store.display().to_string()), "{error}");
+        assert!(error.contains(&*store.to_string_lossy()), "{error}");
     }
     assert_goes_on(&stage, &mut live);
 }

@@ -43,7 +43,7 @@ fn one_batch(stage: &Stage) {
         // It made some more moves between its restore and the halt.
         let moves = verify_restored(stage, &report.frame);
         assert!(moves >= before, "{} is from before the frame: {moves} moves, {before} before it", report.frame);
-        std::fs::remove_file(stage.store().join(report.frame.replace('@', "/") + ".frame")).unwrap();
+        std::fs::remove_file(stage.frame_file(&report.frame)).unwrap();
     }
     assert!(most > 0);
 }

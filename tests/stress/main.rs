@@ -24,6 +24,5 @@ impl Dice {
 
 /// An error has to be one line that starts with the name of the command.
 fn assert_one_line(error: &str) {
-    let text = error.split_once(": ").map_or(error, |(_, text)| text).trim_end();
-    assert!(text.starts_with("stillframe: ") && text.lines().count() == 1, "not one line: {error:?}");
+    assert!(error.starts_with("stillframe: ") && error.lines().count() == 1, "not one line: {error:?}");
 }

@@ -1,6 +1,10 @@
 /*
  * Threads that sense every disturbance: checksums in registers, sleeps and waits that must not end
  * early, signals that must arrive exactly once. Counts its rounds in `beat`, says in `failed` what went wrong.
+ *
+ * "stops" as argument tells it that its tracer may die at any instant. A thread that was stopped for a tracer that
+ * is no more goes on as after SIGSTOP and SIGCONT; of the waits here, epoll_wait may then fail with EINTR (signal(7)).
+ * These are counted in `interrupted`; nothing else is let pass.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +24,8 @@
 #include <unistd.h>
 
 enum { CHECKSUM, DOUBLES, SLEEP, EPOLL, POLL, SIGNALS, PIPES, KINDS };
-static _Atomic unsigned long rounds[KINDS];
+static _Atomic unsigned long rounds[KINDS], interrupted;
+static int stops;
 
 static void put(const char *name, const char *text)
 {
@@ -115,6 +120,10 @@ static void *epoller(void *arg)
         struct epoll_event event;
         long long begun = now_us();
         int status = epoll_wait(fd, &event, 1, 6);
+        if (stops && status == -1 && errno == EINTR) {
+            interrupted++;
+            continue;
+        }
         check_wait("epoll_wait", status, errno, begun, 6000);
     }
     return arg;
@@ -179,8 +188,9 @@ static void *piper(void *arg)
     return arg;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    stops = argc > 1 && strcmp(argv[1], "stops") == 0;
     void *(*bodies[])(void *) = {checksum, doubles, sleeper, epoller, poller, signaller, piper};
     struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
     sigaction(SIGUSR1, &action, NULL);
@@ -202,5 +212,7 @@ int main(void)
         }
         snprintf(text, sizeof text, "%lu", least < beat ? least : beat);
         put("beat", text);
+        snprintf(text, sizeof text, "%lu", interrupted);
+        put("interrupted", text);
     }
 }

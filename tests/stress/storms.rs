@@ -63,7 +63,7 @@ fn the_target_exits_during_the_checkpoint() {
     let mut dice = Dice(7);
     let mut frames = 0;
     for _ in 0..rounds(40, 400) {
-        let live = stage.start(Command::new(&program).args(["exits", &dice.below(60_000).to_string()]));
+        let live = stage.start(Command::new(&program).args(["exits", &dice.below(12_000).to_string()]));
         match stage.try_checkpoint(live.pid(), &[]) {
             Ok(_) => frames += 1,
             Err(e) => assert_one_line(&e),
