@@ -220,7 +220,7 @@ impl Stage {
     pub fn kill_all(&self, roots: &[i32]) {
         eventually("the end of all processes after SIGKILL", || {
             let members = self.members(roots);
-            members.iter().for_each(|&pid| ps::kill(pid));
+            ps::kill_at_once(&members);
             members.is_empty().then_some(())
         });
         self.restored.lock().unwrap().clear();
@@ -309,7 +309,7 @@ impl Live<'_> {
     fn end(&mut self) {
         let root = self.pid();
         let members = self.stage.members(&[root]);
-        members.iter().for_each(|&pid| ps::kill(pid));
+        ps::kill_at_once(&members);
         self.child.wait().unwrap();
         self.stage.kill_all(&[]);
         eventually("the ids of the killed tree to be free", || members.iter().all(|&pid| freed(pid)).then_some(()));

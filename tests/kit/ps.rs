@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
+
 /// All process ids.
 pub fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -53,12 +55,14 @@ pub fn children(pid: i32) -> Vec<i32> {
     all().into_iter().filter(|&child| stat(child).is_some_and(|(_, parent)| parent == pid)).collect()
 }
 
-/// SIGKILL; it may have ended in between.
-pub fn kill(pid: i32) {
-    signal(pid, nix::sys::signal::Signal::SIGKILL);
+/// SIGKILL for all, stopped before: none may act on the death of another.
+pub fn kill_at_once(pids: &[i32]) {
+    for how in [Signal::SIGSTOP, Signal::SIGKILL] {
+        pids.iter().for_each(|&pid| signal(pid, how));
+    }
 }
 
-/// Any signal.
-pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+/// Any signal; it may have ended in between.
+pub fn signal(pid: i32, signal: Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
 }
