@@ -61,6 +61,12 @@ impl Asm {
         self.0.len() - 4
     }
 
+    /// The same for a negative value.
+    fn jump_if_negative(&mut self) -> usize {
+        self.put(&[0x85, 0xc0]).imm32(&[0x0f, 0x88], 0);
+        self.0.len() - 4
+    }
+
     fn land(&mut self, patch: usize) {
         let distance = (self.0.len() - patch - 4) as u32;
         self.0[patch..patch + 4].copy_from_slice(&distance.to_le_bytes());
@@ -129,9 +135,18 @@ pub fn twin(base: u64, stopped: &Registers, mask: u64, direct: bool) -> Stub {
     }
     asm.exit_group();
     asm.land(to_tail);
+    wait_for_kin(&mut asm);
     let tail = base + asm.0.len() as u64;
     go_home(&mut asm, base, &regs);
     Stub { bytes: asm.0, entry, tail }
+}
+
+/// Waits for the child just made, if any: reached only when the tracer is dead, whose last act was to kill it.
+fn wait_for_kin(asm: &mut Asm) {
+    let no_child = asm.jump_if_negative();
+    // mov edi, eax
+    asm.put(&[0x89, 0xc7]).mov_esi(0).clear_edx_r10_r8().imm32(&[0xba], libc::__WALL as u32).mov_eax(libc::SYS_wait4).syscall();
+    asm.land(no_child);
 }
 
 /// clone without exit signal; the new task falls through, the caller jumps to where the returned patch lands.
