@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::contents::Contents;
-use crate::error::{Context, Error, Result};
-use crate::proc::{self, Pid};
+use crate::error::{Context, Error, Kind, Result};
+use crate::proc::{self, maps::Vma, Pid};
 use crate::sys::fd_extra::handle_of;
 use crate::sys::shm;
 
@@ -134,16 +134,34 @@ impl FileTable {
 
     /// The entry of the file behind a link in /proc/PID (fd/N, map_files/A-B, exe, cwd, root), which `pid` holds as `what`.
     pub fn intern(&mut self, pid: Pid, what: &str) -> Result<FileId> {
-        let link = proc::path(pid, what);
-        let name = proc::link(&link)?;
-        let meta = fs::metadata(&link).at("examine", &link)?;
+        self.intern_at(pid, what, &proc::path(pid, what))
+    }
+
+    /// The entry of the file that `pid` maps as `vma`.
+    pub fn intern_mapped(&mut self, pid: Pid, vma: &Vma) -> Result<FileId> {
+        let what = format!("map_files/{:x}-{:x}", vma.start, vma.end);
+        if !fs::metadata(proc::path(pid, &what)).is_err_and(|e| e.raw_os_error() == Some(libc::EPERM)) {
+            return self.intern(pid, &what);
+        }
+        // Only the privileged may follow these links; the path will do as long as it leads to the same file.
+        let path = self.visible(Path::new(&vma.name));
+        if fs::metadata(&path).is_ok_and(|meta| meta.ino() == vma.inode) {
+            return self.intern_at(pid, &what, &path);
+        }
+        Err(Error::new(Kind::Privilege, "no path leads to this mapping, so its content can only be read with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE; run as root"))
+    }
+
+    /// `at` is a way to the file for us.
+    fn intern_at(&mut self, pid: Pid, what: &str, at: &Path) -> Result<FileId> {
+        let name = proc::link(&proc::path(pid, what))?;
+        let meta = fs::metadata(at).at("examine", at)?;
         let key = (meta.dev(), meta.ino(), name.clone());
         if let Some(&id) = self.index.get(&key) {
             return Ok(id);
         }
         let mut entry = self.describe(pid, what, &name, &meta)?;
         // A content is needed later, when the path may be gone with the process: keep the file.
-        let handle = if entry.needs_content() || entry.kind == FileKind::Regular { File::open(&link).ok() } else { None };
+        let handle = if entry.needs_content() || entry.kind == FileKind::Regular { File::open(at).ok() } else { None };
         if let (FileKind::Deleted, Some(file), 1..) = (&entry.kind, &handle, meta.nlink()) {
             entry.handle = handle_of(file.as_fd()).ok().map(|(kind, bytes)| Handle(kind, bytes));
         }

@@ -76,7 +76,7 @@ fn describe(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, cache
             Some(&id) => id,
             None => {
                 refuse_special(pid, vma, flagged)?;
-                let id = files.intern(pid, &format!("map_files/{:x}-{:x}", vma.start, vma.end)).map_err(|e| e.context(format!("pid {pid} mapping {:x} ({})", vma.start, vma.name)))?;
+                let id = files.intern_mapped(pid, vma).map_err(|e| e.context(format!("pid {pid} mapping {:x} ({})", vma.start, vma.name)))?;
                 cache.insert(key, id);
                 id
             }
