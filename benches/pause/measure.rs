@@ -69,11 +69,15 @@ fn fresh(stage: &Stage) -> State {
     eventually("a report", || state(stage).filter(|state| state.loops > next))
 }
 
-/// The longest gap in the program's loop while `body` runs.
-pub fn gap_during<T>(stage: &Stage, body: impl FnOnce() -> T) -> (f64, T) {
+fn reset(stage: &Stage) {
     stage.write("reset", "");
     eventually("the reset", || (!stage.work("reset").exists()).then_some(()));
     fresh(stage);
+}
+
+/// The longest gap in the program's loop while `body` runs.
+pub fn gap_during<T>(stage: &Stage, body: impl FnOnce() -> T) -> (f64, T) {
+    reset(stage);
     let value = body();
     (fresh(stage).gap_ns as f64 / 1e6, value)
 }
@@ -102,8 +106,7 @@ fn bare_fork(stage: &Stage) -> Row {
     let (pause_ms, gap_ms) = (Some(state.fork_ns as f64 / 1e6), fresh(stage).gap_ns as f64 / 1e6);
     // The child has to be gone before the next measurement.
     std::thread::sleep(Duration::from_millis(1200));
-    stage.write("reset", "");
-    eventually("the reset", || (!stage.work("reset").exists()).then_some(()));
+    reset(stage);
     Row { method: "bare fork", pause_ms, gap_ms, ..Row::default() }
 }
 
