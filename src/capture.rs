@@ -14,7 +14,7 @@ use crate::resource::tree::Node;
 use crate::resource::{limits, namespaces, process, signals, threads, timers};
 use crate::sys::kcmp::{self, Object};
 use crate::tracee::seize::{self, Frozen};
-use crate::tracee::twin;
+use crate::tracee::twin::{self, Kin};
 use crate::tracee::visit::{Site, Visit};
 use crate::transfer::SpaceSource;
 
@@ -32,8 +32,8 @@ pub struct Captured {
     pub sites: HashMap<Pid, Site>,
     /// The outer id of the process that owns each address space.
     owners: Vec<Pid>,
-    /// Some process of the tree would inherit an orphaned twin: let twins be children of their originals then.
-    pub twins_are_children: bool,
+    /// Whose child a twin of each process (outer id) is to be.
+    pub kin: HashMap<Pid, Kin>,
 }
 
 impl Captured {
@@ -78,7 +78,7 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
             files: FileTable::new(root),
             sites: HashMap::new(),
             owners: Vec::new(),
-            twins_are_children: false,
+            kin: HashMap::new(),
         },
         inner: HashMap::new(),
         tables: Vec::new(),
@@ -117,7 +117,6 @@ impl Tree {
             pgid: status.innermost("NSpgid")?,
             sid: status.innermost("NSsid")?,
         };
-        self.captured.twins_are_children |= pid == 1;
         let (life, body) = match process.threads.first() {
             None => (Life::Zombie(process.stat.exit_code), None),
             Some(leader) => {
@@ -169,8 +168,19 @@ impl Tree {
         for other in others {
             body.threads.push(thread(&mut Visit::begin(pid, other, site)?)?);
         }
-        self.captured.twins_are_children |= body.attributes.is_subreaper();
+        let kin = self.kin(process.stat.ppid, &body, self.inner[&pid] == 1);
+        self.captured.kin.insert(pid, kin);
         Ok(body)
+    }
+
+    /// A twin must not show up among the children of a process that inherits orphans.
+    fn kin(&self, parent: Pid, body: &Body, is_init: bool) -> Kin {
+        let inherited = self.captured.kin.get(&parent).is_some_and(|&kin| kin != Kin::Orphan);
+        match body.attributes.is_subreaper() {
+            _ if inherited || is_init => Kin::Child,
+            true => Kin::OrphanOfSubreaper,
+            false => Kin::Orphan,
+        }
     }
 
     fn space(&mut self, pid: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<(usize, Site)> {

@@ -284,7 +284,7 @@ fn split(frozen: &mut Frozen, captured: &Captured) -> Result<(Vec<SpaceSource>, 
         let owner = frozen.processes.iter_mut().find(|process| process.pid == source.pid);
         let thread = owner.and_then(|process| process.threads.first_mut()).ok_or_else(|| crate::tracee::gone(source.pid))?;
         let mut visit = Visit::begin(source.pid, thread, captured.sites[&source.pid])?;
-        let twin = Twin::fork(&mut visit, captured.twins_are_children)?;
+        let twin = Twin::fork(&mut visit, captured.kin[&source.pid])?;
         source.pid = twin.pid;
         twins.push(twin);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stillframe::proc::{self, maps, Pid};
 use stillframe::tracee::blank::Blank;
 use stillframe::tracee::seize::Frozen;
-use stillframe::tracee::twin::Twin;
+use stillframe::tracee::twin::{Kin, Twin};
 use stillframe::tracee::visit::{Site, Visit};
 use stillframe::tracee::Remote;
 
@@ -53,14 +53,14 @@ fn a_sleeper_answers_calls_and_sleeps_on() {
 
 #[test]
 fn a_twin_holds_the_memory_of_the_instant_and_leaves_no_trace() {
-    for direct in [false, true] {
+    for kin in [Kin::Orphan, Kin::OrphanOfSubreaper, Kin::Child] {
         let mut target = Target::start("python3", &["-c", "import time\nx = bytearray(1 << 20)\nwhile True: time.sleep(0.01)"]);
         let pid = target.pid();
         std::thread::sleep(Duration::from_millis(300));
         let mut frozen = Frozen::seize(pid).unwrap();
         let site = site(pid);
         let mut visit = Visit::begin(pid, frozen.leader(), site).unwrap();
-        let twin = Twin::fork(&mut visit, direct).unwrap();
+        let twin = Twin::fork(&mut visit, kin).unwrap();
         drop(visit);
         let text = proc::text(&proc::path(pid, "maps")).unwrap();
         frozen.thaw();
@@ -69,7 +69,7 @@ fn a_twin_holds_the_memory_of_the_instant_and_leaves_no_trace() {
         assert_eq!(text.lines().filter(|l| l.contains("heap")).collect::<Vec<_>>(), proc::text(&proc::path(twin.pid, "maps")).unwrap().lines().filter(|l| l.contains("heap")).collect::<Vec<_>>());
         let id = twin.pid;
         twin.end().unwrap();
-        assert!(proc::children(pid).unwrap().is_empty(), "direct {direct}: twin {id} is still a child");
+        assert!(proc::children(pid).unwrap().is_empty(), "{kin:?}: twin {id} is still a child");
         assert!(target.0.try_wait().unwrap().is_none());
     }
 }

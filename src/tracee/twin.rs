@@ -3,7 +3,8 @@
 use std::io;
 
 use super::visit::Visit;
-use super::{follow_clone, gone, to_syscall_stop, Remote, RemoteExt};
+use super::{follow_clone, gone, to_syscall_stop, Remote};
+pub use crate::arch::stub::Kin;
 use crate::error::{Error, Result};
 use crate::proc::{self, maps, maps::Vma, stat, status::Status, Pid};
 use crate::sys::ptrace::{self, Event};
@@ -18,30 +19,39 @@ pub struct Twin {
 }
 
 impl Twin {
-    /// Forks the visited process. `direct`: as its own child, else as a child of whoever inherits orphans.
-    pub fn fork(visit: &mut Visit<'_>, direct: bool) -> Result<Twin> {
+    /// Forks the visited process.
+    pub fn fork(visit: &mut Visit<'_>, kin: Kin) -> Result<Twin> {
+        let direct = kin == Kin::Child;
         let target = visit.pid();
         let tid = visit.thread().tid;
-        let program = visit.place_twin(direct)?;
+        let program = visit.place_twin(kin)?;
         let born = (|| {
             ptrace::set_options(tid, ptrace::SYSGOOD | ptrace::FOLLOW_CLONES | seccomp_option(target))?;
             let mut regs = visit.thread().regs;
             (regs.rip, regs.orig_rax) = (program.entry, -1i64 as u64);
             ptrace::set_regs(tid, &regs)?;
+            if kin == Kin::OrphanOfSubreaper {
+                through_call(tid, visit)?;
+            }
             let first = last_of_kin(follow_clone(tid, &mut visit.thread().parked)?)?;
             let twin = if direct { first } else { through_middle(first)? };
             to_syscall_stop(tid, &mut visit.thread().parked)?;
-            let first_as_target_sees_it = ptrace::regs(tid)?.rax;
             ptrace::set_options(tid, ptrace::SYSGOOD | seccomp_option(target))?;
-            Ok((twin, first_as_target_sees_it))
+            let twin = Twin { pid: twin, child_of: direct.then_some(target) };
+            if !direct {
+                // It waits for the middle process.
+                through_call(tid, visit)?;
+            }
+            if kin == Kin::OrphanOfSubreaper {
+                through_call(tid, visit)?;
+            }
+            Ok(twin)
         })();
-        let (pid, first) = born.map_err(|e| explain(target, e))?;
-        let twin = Twin { pid, child_of: direct.then_some(target) };
-        if !direct {
-            let wall = libc::__WALL as u64;
-            visit.must("wait for our middle process", libc::SYS_wait4, [first, 0, wall, 0, 0, 0])?;
+        if born.is_err() && kin == Kin::OrphanOfSubreaper {
+            // Adopting orphans was given up for the birth that failed; a dead target needs it no more.
+            let _ = visit.call(libc::SYS_prctl, [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0, 0]);
         }
-        Ok(twin)
+        born.map_err(|e| explain(target, e))
     }
 
     /// Makes the twin drop its copies of the target's descriptors; call it as soon as the target runs.
@@ -106,6 +116,12 @@ fn seccomp_option(pid: Pid) -> i32 {
 fn last_of_kin(born: Pid) -> io::Result<Pid> {
     ptrace::set_options(born, ptrace::EXIT_KILL | ptrace::SYSGOOD | ptrace::FOLLOW_CLONES)?;
     Ok(born)
+}
+
+/// Into and out of the next system call of the stub.
+fn through_call(tid: Pid, visit: &mut Visit<'_>) -> io::Result<()> {
+    to_syscall_stop(tid, &mut visit.thread().parked)?;
+    to_syscall_stop(tid, &mut visit.thread().parked)
 }
 
 fn through_middle(middle: Pid) -> io::Result<Pid> {

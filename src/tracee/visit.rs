@@ -114,9 +114,9 @@ impl<'a> Visit<'a> {
     }
 
     /// Lends the thread to the twin program placed behind the call stub: its entry, with the way home for any failure.
-    pub(super) fn place_twin(&mut self, direct: bool) -> Result<stub::Stub> {
+    pub(super) fn place_twin(&mut self, kin: stub::Kin) -> Result<stub::Stub> {
         let base = self.site.base + stub::MAX_LEN as u64;
-        let program = stub::twin(base, &self.thread.regs, self.thread.sigmask, direct);
+        let program = stub::twin(base, &self.thread.regs, self.thread.sigmask, kin);
         self.memory.force(base, &program.bytes)?;
         Ok(program)
     }

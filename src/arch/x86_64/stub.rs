@@ -16,6 +16,17 @@ pub struct Stub {
     pub tail: u64,
 }
 
+/// Whose child a twin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kin {
+    /// Of whoever inherits the target's orphans.
+    Orphan,
+    /// The same, for a target that would inherit them itself: it does not while the twin is born.
+    OrphanOfSubreaper,
+    /// The target's own, where some other process of its tree would inherit it.
+    Child,
+}
+
 /// The most bytes any stub takes.
 pub const MAX_LEN: usize = 512;
 
@@ -117,12 +128,16 @@ pub fn call(base: u64, stopped: &Registers, mask: u64) -> Stub {
 /// Forks the twin, then home.
 ///
 /// The twin is born of a middle process that shares the target's memory, so that it is nobody's child once the middle is gone;
-/// with `direct` it is the target's own child (for a target that would inherit the orphan anyhow). The twin's own code drops its
+/// as `Kin::Child` it is the target's own child. The twin's own code drops its
 /// copy of the descriptors, so that it keeps no pipe or socket open, and exits: what a twin that nobody traces does at once.
-pub fn twin(base: u64, stopped: &Registers, mask: u64, direct: bool) -> Stub {
+pub fn twin(base: u64, stopped: &Registers, mask: u64, kin: Kin) -> Stub {
+    let direct = kin == Kin::Child;
     let regs = home(stopped);
     let mut asm = start(&regs, mask);
     let entry = base + asm.0.len() as u64;
+    if kin == Kin::OrphanOfSubreaper {
+        adopt_orphans(&mut asm, false);
+    }
     let mut to_middle_end = None;
     let shared = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
     let to_tail = clone(&mut asm, if direct { 0 } else { shared as u32 });
@@ -136,17 +151,24 @@ pub fn twin(base: u64, stopped: &Registers, mask: u64, direct: bool) -> Stub {
     asm.exit_group();
     asm.land(to_tail);
     wait_for_kin(&mut asm);
+    if kin == Kin::OrphanOfSubreaper {
+        adopt_orphans(&mut asm, true);
+    }
     let tail = base + asm.0.len() as u64;
     go_home(&mut asm, base, &regs);
     Stub { bytes: asm.0, entry, tail }
 }
 
-/// Waits for the child just made, if any: reached only when the tracer is dead, whose last act was to kill it.
+/// Waits for the child just made, if any: the middle process; or a twin whose tracer died, which killed it.
 fn wait_for_kin(asm: &mut Asm) {
     let no_child = asm.jump_if_negative();
     // mov edi, eax
     asm.put(&[0x89, 0xc7]).mov_esi(0).clear_edx_r10_r8().imm32(&[0xba], libc::__WALL as u32).mov_eax(libc::SYS_wait4).syscall();
     asm.land(no_child);
+}
+
+fn adopt_orphans(asm: &mut Asm, adopt: bool) {
+    asm.mov_edi(libc::PR_SET_CHILD_SUBREAPER as u32).mov_esi(adopt.into()).clear_edx_r10_r8().mov_eax(libc::SYS_prctl).syscall();
 }
 
 /// clone without exit signal; the new task falls through, the caller jumps to where the returned patch lands.
@@ -168,7 +190,7 @@ mod tests {
 
     #[test]
     fn stubs_fit_and_their_jump_reads_the_home_address() {
-        for stub in [call(0x1000, &registers(), 5), twin(0x1000, &registers(), 5, true), twin(0x1000, &registers(), 5, false)] {
+        for stub in [Kin::Orphan, Kin::OrphanOfSubreaper, Kin::Child].map(|kin| twin(0x1000, &registers(), 5, kin)).into_iter().chain([call(0x1000, &registers(), 5)]) {
             assert!(stub.bytes.len() <= MAX_LEN, "{}", stub.bytes.len());
             let n = stub.bytes.len();
             let distance = i32::from_le_bytes(stub.bytes[n - 4..].try_into().unwrap());
