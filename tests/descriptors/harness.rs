@@ -125,6 +125,9 @@ impl Frame {
         let mut blanks: Vec<Blank> = self.descriptors.tables.iter().map(|_| blank(service)).collect();
         nix::unistd::close(service).unwrap();
         for (table, blank) in blanks.iter_mut().enumerate() {
+            open.take_terminal(table, blank).unwrap();
+        }
+        for (table, blank) in blanks.iter_mut().enumerate() {
             open.install(table, blank, service).unwrap();
         }
         for (table, blank) in blanks.iter_mut().enumerate() {

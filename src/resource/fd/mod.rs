@@ -4,6 +4,7 @@
 //! A restore goes in four steps, each for all tables before the next: [`restore::OpenSet::open`] makes the descriptions in
 //! the restorer, `install` moves them into blank processes, `connect` ties what depends on numbers and processes
 //! (all processes must exist, in their sessions and groups), `arm` starts what runs by itself (timers, inotify watches).
+//! Only controlling terminals come earlier: `take_terminal`, when a session begins.
 
 pub mod diag;
 pub mod epoll;
