@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::capture::{self, Captured};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
 use crate::host::Host;
@@ -22,6 +21,10 @@ use crate::tracee::seize::{tree, Frozen};
 use crate::tracee::twin::Twin;
 use crate::tracee::visit::{Site, Visit};
 use crate::transfer::{self, SpaceSource};
+
+mod capture;
+
+use capture::Captured;
 
 /// How memory is frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::cpu;
 use crate::error::{Context, Error, Result};
-use crate::isolate::parse_offsets;
-use crate::proc::{self, Pid};
+use crate::proc::{self, offsets, Pid};
 
 /// A machine at an instant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,8 +47,8 @@ impl Host {
 
     /// Brings the clocks up to date, as process `pid` sees them.
     pub fn read_clocks(&mut self, pid: Pid) -> Result<()> {
-        let offsets = |pid: &str| parse_offsets(&proc::text(Path::new(&format!("/proc/{pid}/timens_offsets"))).unwrap_or_default());
-        let (ours, theirs) = (offsets("self"), offsets(&pid.to_string()));
+        let read = |pid: &str| offsets::parse(&proc::text(Path::new(&format!("/proc/{pid}/timens_offsets"))).unwrap_or_default());
+        let (ours, theirs) = (read("self"), read(&pid.to_string()));
         self.monotonic_ns = clock(ClockId::CLOCK_MONOTONIC)? + theirs.get("monotonic") - ours.get("monotonic");
         self.boottime_ns = clock(ClockId::CLOCK_BOOTTIME)? + theirs.get("boottime") - ours.get("boottime");
         Ok(())

@@ -10,6 +10,7 @@ use nix::sched::{setns, unshare, CloneFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
+use crate::proc::offsets;
 use crate::sys::fd::{ioctl_set, socket, InterfaceFlags};
 
 /// Which network an isolated instance lives in.
@@ -80,7 +81,7 @@ pub fn keep_clocks_going(then: &Host) -> Result<bool> {
     const CLONE_NEWTIME: i32 = 0x80;
     unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME)).context("the frame's clocks are ahead of ours, and a time namespace cannot be made for it (needs CAP_SYS_ADMIN)")?;
     let path = Path::new("/proc/self/timens_offsets");
-    let offsets = parse_offsets(&fs::read_to_string(path).at("read", path)?);
+    let offsets = offsets::parse(&fs::read_to_string(path).at("read", path)?);
     let rows: String = gaps.iter().map(|(clock, gap)| row(clock, offsets.get(clock) + gap)).collect();
     fs::write(path, rows).at("write", path)?;
     Ok(true)
@@ -90,34 +91,12 @@ fn row(clock: &str, offset_ns: i64) -> String {
     format!("{clock} {} {}\n", offset_ns.div_euclid(1_000_000_000), offset_ns.rem_euclid(1_000_000_000))
 }
 
-/// Offsets of a time namespace in nanoseconds.
-pub struct Offsets(Vec<(String, i64)>);
-
-impl Offsets {
-    /// The offset of `clock`, "monotonic" or "boottime".
-    pub fn get(&self, clock: &str) -> i64 {
-        self.0.iter().find(|(name, _)| name == clock).map_or(0, |(_, offset)| *offset)
-    }
-}
-
-/// Parses /proc/PID/timens_offsets.
-pub fn parse_offsets(text: &str) -> Offsets {
-    let parse = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (name, seconds, nanos) = (words.next()?, words.next()?.parse::<i64>().ok()?, words.next()?.parse::<i64>().ok()?);
-        Some((name.to_owned(), seconds * 1_000_000_000 + nanos))
-    };
-    Offsets(text.lines().filter_map(parse).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn offsets_round_trip() {
-        let offsets = parse_offsets("monotonic         -1  500000000\nboottime  7 0\n");
-        assert_eq!((offsets.get("monotonic"), offsets.get("boottime"), offsets.get("other")), (-500_000_000, 7_000_000_000, 0));
+    fn rows_have_no_negative_fraction() {
         assert_eq!(row("monotonic", -500_000_000), "monotonic -1 500000000\n");
     }
 

@@ -2,7 +2,6 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
-mod capture;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;

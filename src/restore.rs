@@ -23,6 +23,7 @@ use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
 
 mod fill;
+pub mod launch;
 
 /// How to bring a frame back.
 #[derive(Debug, Default)]

@@ -1,22 +1,18 @@
 //! `stillframe restore`.
 
-use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::io::IsTerminal;
 
 use clap::ValueEnum;
 
 use super::StoreArgs;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::Result;
 use crate::hooks::{Hook, Hooks};
-use crate::isolate::{self, Network};
-use crate::proc::{self, status::Status, Pid};
+use crate::isolate::Network;
 use crate::resource::fd::restore::RestoreOptions;
 use crate::resource::files::open::Policy;
-use crate::restore::{restore, Loaded, Options, Restored};
+use crate::restore::launch::{launch, Place};
+use crate::restore::{restore, Loaded, Options};
 use crate::supervise;
-use crate::sys::clone;
 
 /// Bring a frame back as a running second instance, with its original process ids
 #[derive(Debug, clap::Args)]
@@ -78,97 +74,24 @@ impl Args {
 pub fn run(args: &Args) -> Result<i32> {
     let located = args.store.open()?.resolve(&args.frame)?;
     let frame = Loaded::open(&located.path)?;
+    let held = supervise::hold_signals()?;
     if !args.isolate && !args.detaches() {
-        let held = supervise::hold_signals()?;
         let restored = restore(&frame, &args.options())?;
         tell(&restored.notes);
         return supervise::until_exit(restored.pid, &held);
     }
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let flags = if args.isolate { args.netns.clone_flags() } else { 0 };
-    if args.isolate {
-        args.netns.enter()?;
-    }
-    let held = supervise::hold_signals()?;
-    let child = clone::child(flags, || in_child(args, &frame, writer)).map_err(|e| {
-        Error::io("cannot make the namespaces of an isolated instance (needs CAP_SYS_ADMIN)", e)
-    })?;
-    let root = report_of(child, reader)?;
-    let pid = if args.isolate { outer_pid(child, root).unwrap_or(child) } else { root };
-    if args.detaches() {
-        println!("{pid}");
+    let place = Place { isolate: args.isolate.then(|| args.netns.clone()), detach: args.detaches() };
+    let launched = launch(&frame, &args.options(), &place)?;
+    tell(&launched.notes);
+    if place.detach {
+        println!("{}", launched.pid);
         return Ok(0);
     }
-    supervise::until_exit(child, &held)
+    supervise::until_exit(launched.helper, &held)
 }
 
 fn tell(notes: &[String]) {
     for note in notes {
         eprintln!("stillframe: note: {note}");
     }
-}
-
-/// The child that restores. Isolated, it stays as the init of the new pid namespace.
-fn in_child(args: &Args, frame: &Loaded, writer: OwnedFd) -> i32 {
-    let outcome = (|| {
-        if args.detaches() {
-            nix::unistd::setsid().context("cannot lead a session")?;
-        }
-        if args.isolate {
-            isolate::furnish(&args.netns, &frame.manifest.host)?;
-        }
-        let held = supervise::hold_signals()?;
-        Ok::<_, Error>((restore(frame, &args.options())?, held))
-    })();
-    let mut report = File::from(writer);
-    match outcome {
-        Ok((Restored { pid, notes, .. }, held)) => {
-            tell(&notes);
-            let told = report.write_all(format!("ok {pid}").as_bytes());
-            drop(report);
-            if told.is_err() || !args.isolate {
-                return 0;
-            }
-            forget_outputs(args);
-            supervise::until_exit(pid, &held).unwrap_or(1)
-        }
-        Err(error) => {
-            // Should the parent be gone, nobody is left to be told.
-            let _ = report.write_all(error.to_string().as_bytes());
-            1
-        }
-    }
-}
-
-/// A detached init must not keep a script's pipes open.
-fn forget_outputs(args: &Args) {
-    if !args.detaches() || args.to_stdio {
-        return;
-    }
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = nix::unistd::dup2_stdin(&null);
-        let _ = nix::unistd::dup2_stdout(&null);
-        let _ = nix::unistd::dup2_stderr(&null);
-    }
-}
-
-/// Waits for the child's word: the root's process id as it sees it.
-fn report_of(child: Pid, reader: OwnedFd) -> Result<Pid> {
-    let mut text = String::new();
-    File::from(reader).read_to_string(&mut text).context("cannot hear from the restoring process")?;
-    if let Some(pid) = text.strip_prefix("ok ").and_then(|pid| pid.parse().ok()) {
-        return Ok(pid);
-    }
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child), None);
-    let why = if text.is_empty() { "the restoring process died".to_owned() } else { text };
-    Err(Error::new(Kind::Refused, why))
-}
-
-/// The number in our pid namespace of the process that the init `child` knows as `inner`.
-fn outer_pid(child: Pid, inner: Pid) -> Option<Pid> {
-    let all = proc::numbers(Path::new("/proc")).ok()?;
-    let space = proc::link(&proc::path(child, "ns/pid")).ok()?;
-    all.into_iter().find(|&pid| {
-        proc::link(&proc::path(pid, "ns/pid")).ok().as_ref() == Some(&space) && Status::read(pid).and_then(|status| status.innermost("NSpid")).ok() == Some(inner)
-    })
 }

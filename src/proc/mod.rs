@@ -1,6 +1,7 @@
 //! Floor 0: what /proc tells about a process. Parsers are pure functions over text; every error carries its path.
 
 pub mod maps;
+pub mod offsets;
 pub mod stat;
 pub mod status;
 
