@@ -105,8 +105,8 @@ fn python_goes_on_with_threads_and_subprocesses(stage: &Stage, way: Way) {
     way.restore(stage, &report.frame, &[]);
     let first: Vec<u64> = (0..4).map(|i| stage.await_above(&format!("beat{i}"), 0)).collect();
     assert!(first.iter().zip(&before).all(|(first, before)| first >= before), "{first:?} is before {before:?}");
-    for i in 0..4 {
-        stage.await_above(&format!("beat{i}"), after[i] + 20);
+    for (i, after) in after.iter().enumerate() {
+        stage.await_above(&format!("beat{i}"), after + 20);
     }
 }
 
