@@ -128,6 +128,11 @@ impl Stage {
     }
 
     /// The number in a file of the tree; `None` before there is one.
+    /// A file that a program writes and renames may have been open at the frame's instant, which then depends on its name.
+    pub fn hold_place(&self, name: &str) {
+        std::fs::write(self.work(name), " ".repeat(64)).unwrap();
+    }
+
     pub fn number(&self, name: &str) -> Option<u64> {
         self.read(name)?.trim().parse().ok()
     }

@@ -21,6 +21,7 @@ fn beats_on_after_a_restore(stage: &Stage, way: Way, mut program: Command) {
     live.kill();
     let after = stage.number("beat").unwrap();
     std::fs::remove_file(stage.work("beat")).unwrap();
+    stage.hold_place(".beat");
     way.restore(stage, &report.frame, &[]);
     let first = stage.await_above("beat", 0);
     assert!((before..=after).contains(&first), "{first} is not between {before} and {after}");

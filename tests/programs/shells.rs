@@ -101,6 +101,7 @@ fn python_goes_on_with_threads_and_subprocesses(stage: &Stage, way: Way) {
     let after: Vec<u64> = (0..4).map(|i| stage.number(&format!("beat{i}")).unwrap()).collect();
     for i in 0..4 {
         std::fs::remove_file(stage.work(&format!("beat{i}"))).unwrap();
+        stage.hold_place(&format!(".beat{i}"));
     }
     way.restore(stage, &report.frame, &[]);
     let first: Vec<u64> = (0..4).map(|i| stage.await_above(&format!("beat{i}"), 0)).collect();
