@@ -83,7 +83,7 @@ fn take_frame(dir: &Path, pid: i32, store: &DirStore) -> Outcome<(FrameRef, usiz
     let report = checkpoint(pid, store, &options)?;
     let at_frame = fs::read_to_string(count)?.trim().parse()?;
     let (kib, ms) = (report.bytes / 1024, report.pause_ns as f64 / 1e6);
-    println!("2. framed     {} at number {at_frame}: {} processes, {kib} KiB, stood still for {ms:.1} ms", report.frame, report.processes);
+    println!("2. framed     {} at number {at_frame}: {} processes, {kib} KiB, stood still for {ms:.1} ms, counting included", report.frame, report.processes);
     Ok((report.frame, at_frame))
 }
 

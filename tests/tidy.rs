@@ -202,9 +202,10 @@ fn arrows() -> BTreeMap<String, BTreeSet<String>> {
         let code = file.text.split("#[cfg(test)]\nmod").next().unwrap_or_default();
         let words = code.lines().filter(|line| !is_comment(line)).flat_map(|line| line.split("crate::").skip(1));
         let names = words.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default());
-        let named = names.map(|name| if ["Error", "Result", "Kind"].contains(&name) { "error" } else { name });
+        // A list in braces would hide what it names: it shows up as an arrow to `{`.
+        let named = names.map(|name| if name.is_empty() { "{" } else { name }).map(|name| if ["Error", "Result", "Kind"].contains(&name) { "error" } else { name });
         let entry = arrows.entry(module.clone()).or_default();
-        entry.extend(named.filter(|name| !name.is_empty() && **name != *module).map(str::to_owned));
+        entry.extend(named.filter(|name| **name != *module).map(str::to_owned));
     }
     arrows
 }
