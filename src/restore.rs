@@ -326,7 +326,17 @@ impl Family {
         for tid in all {
             ptrace::detach(tid, 0).map_err(|e| Error::io(format!("cannot let thread {tid} run"), e))?;
         }
+        self.blanks.clear();
         Ok(())
+    }
+}
+
+impl Drop for Family {
+    /// A restore that failed leaves nobody behind, be the restorer a process that goes on.
+    fn drop(&mut self) {
+        for blank in self.blanks.values() {
+            blank.kill();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A blank process: born stopped, traced, with a chosen id and hardly any memory; a restore fills it.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::memory::Memory;
 use super::{follow_clone, run_call, to_syscall_stop, Remote, RemoteExt};
@@ -227,6 +227,12 @@ impl Blank {
             Ok(born)
         })();
         born.map_err(|e| explain(id, e))
+    }
+
+    /// Ends it with all its threads; whoever waits for our children reaps it.
+    pub fn kill(&self) {
+        // It may be dead already.
+        let _ = crate::sys::pidfd::open(self.pid).and_then(|fd| crate::sys::pidfd::send_signal(fd.as_fd(), libc::SIGKILL));
     }
 
     /// Lets it run once until it exits.

@@ -176,6 +176,12 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
+        // After a failure some threads were never waited for: a signal that one was about to get must reach it.
+        for &(_, tid) in &self.seized {
+            if let Ok(Some(Event::Signal(signal))) = ptrace::wait(tid, false) {
+                let _ = ptrace::cont(tid, signal);
+            }
+        }
         self.release(0);
     }
 }
