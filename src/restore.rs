@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
@@ -111,13 +112,24 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     Ok(Restored { pid: root, processes: manifest.processes.len(), notes })
 }
 
-/// Refuses before anything is made if an id of the frame is in use.
+/// Refuses before anything is made if an id of the frame is in use. The dead keep theirs until their parent has looked, which
+/// some inits do every few seconds: they are waited for.
 fn check_ids_free(manifest: &Manifest) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(5);
     let ids = manifest.processes.iter().flat_map(|process| {
         let threads = process.body.iter().flat_map(|body| body.threads.iter().map(|thread| thread.tid));
         threads.chain([process.node.pid])
     });
-    ids.into_iter().find(|&id| blank::exists(id)).map_or(Ok(()), |id| Err(blank::in_use(id)))
+    let deadline = Instant::now() + PATIENCE;
+    for id in ids {
+        while blank::exists(id) {
+            if Instant::now() > deadline || !blank::is_dying(id) {
+                return Err(blank::in_use(id));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
 }
 
 /// The processes of a second instance in the making, by innermost id.

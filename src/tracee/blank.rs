@@ -289,6 +289,11 @@ pub fn exists(id: Pid) -> bool {
     id > 0 && (proc::path(id, "comm").exists() || signal(id) || signal(-id))
 }
 
+/// Whether the id will be free soon: a zombie's, or one that was given up between two looks.
+pub fn is_dying(id: Pid) -> bool {
+    proc::stat::read(id).map_or_else(|_| !exists(id), |stat| stat.is_zombie())
+}
+
 /// The refusal for an id that somebody has.
 pub fn in_use(pid: Pid) -> Error {
     let name = proc::text(&proc::path(pid, "comm")).unwrap_or_default();

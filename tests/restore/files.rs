@@ -8,6 +8,7 @@ use std::path::Path;
 
 use stillframe::image::{Compression, FrameReader, FrameWriter, Header, Place};
 
+use crate::common::poll_until;
 use crate::counter::Bench;
 
 fn append(path: &Path, bytes: &[u8]) {
@@ -127,7 +128,7 @@ fn then_stop_keeps_it_stopped_until_it_is_told_to_go_on() {
     let bench = Bench::start();
     bench.checkpoint(&["--then", "stop"]);
     let state = || fs::read_to_string(format!("/proc/{}/stat", bench.pid())).unwrap().split_whitespace().nth(2).unwrap().to_owned();
-    assert_eq!(state(), "T");
+    poll_until(|| (state() == "T").then_some(())).expect("it is not stopped");
     let counted = bench.lines().len();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(bench.pid()), nix::sys::signal::Signal::SIGCONT).unwrap();
     bench.wait_lines(counted + 3);
