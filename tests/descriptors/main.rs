@@ -350,7 +350,7 @@ place(os.pidfd_open(p), 101); os.waitpid(p, 0)
 #[test]
 fn what_cannot_be_held_is_refused_in_words() {
     let refused = refusal("place(libc.syscall(425, 8, ctypes.create_string_buffer(120)), 100)");
-    assert!(refused.contains("fd 100 is an io_uring instance") && refused.contains("frozen"), "{refused}");
+    assert!(refused.contains("fd 100 is an io_uring instance") && refused.contains("before the checkpoint"), "{refused}");
     let refused = refusal("place(os.pidfd_open(1), 100)");
     assert!(refused.contains("pidfd of process 1"), "{refused}");
     let refused = refusal("place(socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 100)");

@@ -276,7 +276,7 @@ pub fn capture(holders: &[Pid], files: &mut FileTable, options: &CaptureOptions)
 }
 
 /// What cannot be put into a frame is refused in words that say what to do.
-pub(crate) const REMEDY: &str = "close it before the checkpoint, or in a `frozen` hook";
+pub(crate) const REMEDY: &str = "close it before the checkpoint";
 
 impl Found {
     /// The refusal of this description, which is `what`.

@@ -102,7 +102,7 @@ fn mark(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, id: FileI
         }
         FileKind::SystemV(_) => Ok(Backing::Segment(id)),
         FileKind::Device if entry.path.as_os_str() != "/dev/zero" => {
-            Err(Error::refused(format!("pid {pid} maps device {} at {:x}: its memory belongs to hardware or a driver; unmap it in a `frozen` hook", vma.name, vma.start)))
+            Err(Error::refused(format!("pid {pid} maps device {} at {:x}: its memory belongs to hardware or a driver; unmap it before the checkpoint", vma.name, vma.start)))
         }
         FileKind::Regular | FileKind::Deleted | FileKind::Memfd(_) | FileKind::SharedAnonymous | FileKind::Device => Ok(Backing::File(id)),
         _ => Err(Error::refused(format!("pid {pid} maps {} at {:x}, which cannot be mapped again", vma.name, vma.start))),
@@ -112,14 +112,14 @@ fn mark(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, id: FileI
 fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
     let has = |flag: &str| flagged.flags.iter().any(|f| f == flag);
     let why = match () {
-        () if vma.name.contains("[aio]") => "an asynchronous I/O ring (io_setup); end its use in a `frozen` hook",
-        () if vma.name.contains("io_uring") => "an io_uring; close it in a `frozen` hook",
+        () if vma.name.contains("[aio]") => "an asynchronous I/O ring (io_setup); end its use before the checkpoint",
+        () if vma.name.contains("io_uring") => "an io_uring; close it before the checkpoint",
         () if vma.name.contains("secretmem") => "memfd_secret memory, which nobody but its owner can read",
-        () if vma.name.contains("perf_event") => "a perf_event buffer; close it in a `frozen` hook",
+        () if vma.name.contains("perf_event") => "a perf_event buffer; close it before the checkpoint",
         () if vma.name == "[uprobes]" => "uprobes breakpoints; remove them first",
-        () if has("um") || has("uw") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it in a `frozen` hook",
+        () if has("um") || has("uw") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it before the checkpoint",
         () if has("ss") => "a shadow stack; start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
-        () if has("pf") || has("io") => "memory of a device; unmap it in a `frozen` hook",
+        () if has("pf") || has("io") => "memory of a device; unmap it before the checkpoint",
         () => return Ok(()),
     };
     Err(Error::refused(format!("pid {pid} mapping {:x}-{:x} is {why}", vma.start, vma.end)))
