@@ -233,8 +233,7 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
     let _room = Room::make();
     // On a busy machine the target would stand still while others run.
     let urgent = Urgent::begin();
-    let begun = Instant::now();
-    let mut frozen = seize(root)?;
+    let (mut frozen, begun) = seize(root)?;
     options.hooks.run(Event::Frozen, root, None)?;
     host.read_clocks(root)?;
     let captured = capture::capture(&mut frozen, surveys, contents, options)?;
@@ -255,18 +254,23 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
     Ok(Instance { captured, sources, hold, pause_ns, host })
 }
 
-/// Stops the tree; waits out threads that a dead checkpointer left on their way home.
-fn seize(root: Pid) -> Result<Frozen> {
-    const TRIES: u32 = 200;
-    for _ in 0..TRIES {
-        let frozen = Frozen::seize(root)?;
-        if !on_the_way_home(&frozen)? {
-            return Ok(frozen);
+/// Stops the tree, and says when that began; waits out threads that cannot be stopped just now, or that a dead checkpointer left on their way home.
+fn seize(root: Pid) -> Result<(Frozen, Instant)> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let begun = Instant::now();
+        match Frozen::seize(root) {
+            Ok(frozen) if !on_the_way_home(&frozen)? => return Ok((frozen, begun)),
+            Ok(frozen) => frozen.thaw(),
+            Err(e) if e.kind() != Kind::Busy || Instant::now() > deadline => return Err(e),
+            Err(_) => {}
         }
-        frozen.thaw();
-        std::thread::sleep(Duration::from_millis(1));
+        if Instant::now() > deadline {
+            return Err(Error::refused(format!("pid {root}: another stillframe is at work in it; wait until that is done")));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
-    Err(Error::refused(format!("pid {root}: another stillframe is at work in it; wait until that is done")))
 }
 
 fn on_the_way_home(frozen: &Frozen) -> Result<bool> {

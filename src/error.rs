@@ -21,6 +21,8 @@ pub enum Kind {
     NotFound,
     /// The target went away, or changed under our hands.
     TargetGone,
+    /// The target cannot be stopped just now; trying again may help.
+    Busy,
     /// A privilege is missing; the message names it.
     Privilege,
     /// The caller's arguments make no sense together.

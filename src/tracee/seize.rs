@@ -9,8 +9,12 @@ use crate::proc::{self, stat, status::Status, Pid};
 use crate::sys::ptrace::{self, Event};
 use crate::tracee::rseq;
 
-/// How long a thread may take to stop; longer means that it sleeps where no signal reaches it.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long a thread may take to stop while the others stand still. Longer means that it sleeps where no signal reaches it: it
+/// waits for a disk, or for a child of vfork that stands still as well; all must run on before that can end.
+const STOP_WITHIN: Duration = Duration::from_millis(50);
+
+/// How long to wait for such a thread once all others run; past that it is let go of when we exit.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 
 /// A thread stopped by us.
 #[derive(Debug, Clone)]
@@ -162,14 +166,14 @@ impl Frozen {
         for (pid, tid, signal) in parked {
             let _ = crate::sys::pidfd::tgkill(pid, tid, signal);
         }
-        // Errors here mean that the thread is gone, which is its own affair.
-        for (pid, tid) in self.seized.drain(..) {
-            if ptrace::detach(tid, signal).is_err() && std::path::Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
-                // Not in a stop (it was being waited for): stop it once more to let go of it.
-                let _ = ptrace::interrupt(tid);
-                let _ = wait_for_stop(tid, Instant::now() + STOP_WITHIN);
-                let _ = ptrace::detach(tid, 0);
-            }
+        // An error means that the thread is gone, which is its own affair, or that it has not stopped yet.
+        let mut late: Vec<(Pid, Pid)> = self.seized.drain(..).collect();
+        late.retain(|&(pid, tid)| ptrace::detach(tid, signal).is_err() && super::task(pid, tid, "").exists());
+        // Those sleep where no signal reaches them, perhaps for one of the others, which now run: let go of them when they stop.
+        for (_, tid) in late {
+            let _ = ptrace::interrupt(tid);
+            let _ = wait_for_stop(tid, Instant::now() + LET_GO_WITHIN);
+            let _ = ptrace::detach(tid, 0);
         }
     }
 }
@@ -233,8 +237,10 @@ fn explain(pid: Pid, e: std::io::Error) -> Error {
     }
     if e.raw_os_error() == Some(libc::EPERM) {
         let uid = status.numbers("Uid").ok().and_then(|uids| uids.first().copied()).unwrap_or(-1);
+        // To root this happens to a process that is just starting a program or exiting.
+        let kind = if nix::unistd::geteuid().is_root() { Kind::Busy } else { Kind::Privilege };
         return Error::new(
-            Kind::Privilege,
+            kind,
             format!("pid {pid} (uid {uid}) may not be traced by us: run as that user with kernel.yama.ptrace_scope 0, or with CAP_SYS_PTRACE (root)"),
         );
     }
@@ -248,7 +254,7 @@ fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
         Ok(Some(_)) => None,
         Ok(None) => {
             let wchan = proc::text(&super::task(pid, tid, "wchan")).unwrap_or_default();
-            return Err(Error::refused(format!("pid {pid} thread {tid} does not stop: it sleeps in the kernel at {wchan:?} where no signal reaches it; try again when it is done")));
+            return Err(Error::new(Kind::Busy, format!("pid {pid} thread {tid} does not stop: it sleeps in the kernel at {wchan:?} where no signal reaches it; try again when it is done")));
         }
         Err(e) => return Err(Error::io(format!("cannot wait for pid {pid} thread {tid}"), e)),
     };
