@@ -143,3 +143,18 @@ fn an_id_in_use_is_named_with_its_user() {
     let counted = bench.lines().len();
     bench.wait_lines(counted + 3);
 }
+
+#[test]
+fn a_restored_hook_runs_before_the_instance_and_a_failing_one_ends_it() {
+    let mut bench = Bench::start();
+    bench.freeze(&[]);
+    let counted = bench.lines().len();
+    let (ok, text) = bench.stillframe(&["restore", "f", "--detach", "--hook", "restored=exit 7"]);
+    assert!(!ok && text.contains("restored hook"), "{text}");
+    poll_until(|| (!std::path::Path::new(&format!("/proc/{}", bench.pid())).exists()).then_some(())).expect("something of it lives");
+    assert_eq!(bench.lines().len(), counted, "it ran in spite of its hook");
+    let log = bench.path("hook");
+    let hook = format!("restored=echo $STILLFRAME_EVENT $STILLFRAME_PID > {}", log.display());
+    bench.resume(&["--hook", &hook]);
+    assert_eq!(fs::read_to_string(&log).unwrap(), format!("restored {}\n", bench.pid()));
+}
