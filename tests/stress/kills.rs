@@ -84,7 +84,8 @@ fn a_killed_checkpointer_does_no_harm() {
     let mut live = stage.start(Command::new(build("stress", "steady")).arg("stops"));
     stage.await_above("beat", 5);
     let (whole, pause) = calibrate(&stage, live.pid());
-    let frames = stage.stored().len();
+    let visible = || stage.stored().iter().filter(|path| path.ends_with(".frame")).count();
+    let frames = visible();
     let (mut killed, mut done) = (0, 0);
     for moment in moments(rounds(60, 1000), whole, pause) {
         match kill_at(&stage, live.pid(), &moment) {
@@ -100,8 +101,8 @@ fn a_killed_checkpointer_does_no_harm() {
     // No tracer can hide these from the grave; one that lives must (see the next test).
     eprintln!("{} times epoll_wait said EINTR after the death of a checkpointer", stage.await_file("interrupted"));
     assert!(killed > done, "the kills come too late");
-    let visible = stage.stored().iter().filter(|path| path.ends_with(".frame")).count();
-    assert!(visible >= frames, "frames were lost");
+    // One that was killed may have committed just before.
+    assert!(visible() >= frames + done, "frames were lost");
     let report = stage.checkpoint(live.pid(), &[]);
     assert!(!stage.stored().iter().any(|path| path.contains(".partial")), "leftovers of killed writers are swept");
     let beat = stage.number("beat").unwrap();

@@ -1,8 +1,9 @@
-/* Storms: forks, threads, mappings, execs, or an early exit; each checks itself. Counts in `beat`. */
+/* Storms: forks, spawned programs, threads, mappings, execs, or an early exit; each checks itself. Counts in `beat`. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,18 @@ static void forks(void)
     int status;
     if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 3)
         fail("a child came back wrong");
+}
+
+/* The parent of each sleeps in vfork until the exec. */
+static void vforks(void)
+{
+    char *args[] = {"sh", "-c", "exit 6", NULL};
+    pid_t pid;
+    int status;
+    if ((errno = posix_spawn(&pid, "/bin/sh", NULL, NULL, args, environ)) != 0)
+        fail("posix_spawn");
+    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 6)
+        fail("a spawned program came back wrong");
 }
 
 static void *give_back(void *arg) { return (char *)arg + 1; }
@@ -108,6 +121,8 @@ int main(int argc, char **argv)
     for (;; n++) {
         if (strcmp(kind, "forks") == 0)
             forks();
+        else if (strcmp(kind, "vforks") == 0)
+            vforks();
         else if (strcmp(kind, "threads") == 0)
             threads();
         else if (strcmp(kind, "mappings") == 0)

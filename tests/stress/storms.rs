@@ -42,6 +42,11 @@ fn fork_storm() {
 }
 
 #[test]
+fn vfork_storm() {
+    storm("vforks");
+}
+
+#[test]
 fn thread_storm() {
     storm("threads");
 }
