@@ -179,7 +179,7 @@ fn restores(stage: &Stage, restore: impl Fn() -> i32) -> f64 {
             root = restore();
             root
         }));
-        stage.kill_all(&[root]);
+        stage.kill_all();
         eventually("its id to be free", || (!ps::exists(root)).then_some(()));
     }
     middle(times)

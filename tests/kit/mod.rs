@@ -1,6 +1,6 @@
 //! For tests with real programs: a live process tree in a scratch directory, its frames, and its end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -91,7 +91,8 @@ pub struct Report {
 /// A scratch directory, a store, and the trees that work there; all end when dropped.
 pub struct Stage {
     dir: TempDir,
-    restored: Mutex<BTreeSet<i32>>,
+    /// Roots of restored trees, with their start times: ids are used again.
+    restored: Mutex<BTreeMap<i32, u64>>,
 }
 
 impl Stage {
@@ -197,7 +198,9 @@ impl Stage {
             Err(e) if e.contains("in use") => None,
             done => Some(done.unwrap_or_else(|e| panic!("restore {frame} {args:?}: {e}\n{}", self.log()))),
         });
-        self.restored.lock().unwrap().insert(pid);
+        if let Some(started) = ps::started(pid) {
+            self.restored.lock().unwrap().insert(pid, started);
+        }
         pid
     }
 
@@ -208,10 +211,11 @@ impl Stage {
         text.trim().parse().map_err(|_| format!("no pid in {text:?}"))
     }
 
-    /// Every process of ours: marked, below one that is, or restored.
+    /// Every process of ours: `roots`, the restored, the marked, and all below them.
     pub fn members(&self, roots: &[i32]) -> Vec<i32> {
         let needle = [MARK.as_bytes(), b"=", self.dir.path().as_os_str().as_bytes()].concat();
-        let mut all: BTreeSet<i32> = roots.iter().chain(self.restored.lock().unwrap().iter()).copied().filter(|&pid| ps::alive(pid)).collect();
+        let restored = self.restored.lock().unwrap().clone().into_iter().filter(|&(pid, started)| ps::started(pid) == Some(started)).map(|(pid, _)| pid);
+        let mut all: BTreeSet<i32> = roots.iter().copied().chain(restored).filter(|&pid| ps::alive(pid)).collect();
         for pid in ps::all() {
             let marked = fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|b| *b == 0).any(|var| var == needle));
             if marked {
@@ -222,9 +226,9 @@ impl Stage {
     }
 
     /// kill -9 for every process of ours, until none is left.
-    pub fn kill_all(&self, roots: &[i32]) {
+    pub fn kill_all(&self) {
         eventually("the end of all processes after SIGKILL", || {
-            let members = self.members(roots);
+            let members = self.members(&[]);
             ps::kill_at_once(&members);
             members.is_empty().then_some(())
         });
@@ -249,7 +253,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.kill_all(&[]);
+        self.kill_all();
     }
 }
 
@@ -316,7 +320,7 @@ impl Live<'_> {
         let members = self.stage.members(&[root]);
         ps::kill_at_once(&members);
         self.child.wait().unwrap();
-        self.stage.kill_all(&[]);
+        self.stage.kill_all();
         eventually("the ids of the killed tree to be free", || members.iter().all(|&pid| freed(pid)).then_some(()));
     }
 }

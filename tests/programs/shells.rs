@@ -125,7 +125,7 @@ fn a_restored_pipeline_is_framed_again() {
         let root = Way::SamePids.restore(&stage, &frame, &[]);
         stage.await_above("progress", from + 5_000);
         frame = stage.checkpoint(root, &[]).frame;
-        stage.kill_all(&[root]);
+        stage.kill_all();
     }
     stage.hold_place("progress");
     Way::SamePids.restore(&stage, &frame, &[]);

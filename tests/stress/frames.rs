@@ -21,7 +21,7 @@ fn verify_restored(stage: &Stage, frame: &str) -> u64 {
     let moves = verify(stage, "last");
     eventually("the end of the restored instance", || (!ps::alive(root)).then_some(()));
     stage.assert_unharmed();
-    stage.kill_all(&[root]);
+    stage.kill_all();
     std::fs::remove_file(stage.work("verify.last")).unwrap();
     moves
 }

@@ -29,10 +29,10 @@ fn storm(kind: &str) {
     live.kill();
     for frame in frames.iter().rev().take(5) {
         std::fs::write(stage.work("beat"), "0").unwrap();
-        let root = stage.restore(frame, &[]);
+        stage.restore(frame, &[]);
         let first = stage.await_above("beat", 0);
         stage.await_above("beat", first + 64);
-        stage.kill_all(&[root]);
+        stage.kill_all();
     }
 }
 
