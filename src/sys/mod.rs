@@ -14,6 +14,7 @@ pub mod process_vm;
 pub mod ptrace;
 pub mod sched;
 pub mod shm;
+pub mod uffd;
 
 /// The size of a page on the machines we run on.
 pub const PAGE: u64 = 4096;

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use libc::pid_t;
 
+use super::uffd::{feature, Uffd};
 use super::{check, clone, fd, mapping::Shared, pagemap, pidfd, ptrace, PAGE};
 use crate::proc::stat::Stat;
 
@@ -85,15 +86,8 @@ pub fn set_mm_map(stat: &Stat) -> io::Result<()> {
 
 /// Asynchronous write protection by userfaultfd (Linux 6.7).
 pub fn uffd_wp_async() -> io::Result<()> {
-    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-    const API: u64 = 0xaa;
-    const WP_UNPOPULATED: u64 = 1 << 13;
-    const WP_ASYNC: u64 = 1 << 15;
-    let mut arg = [API, WP_ASYNC | WP_UNPOPULATED, 0];
-    // SAFETY: plain numbers; on success the descriptor is new and ours.
-    let uffd = unsafe { check(libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC)).map(|fd| OwnedFd::from_raw_fd(fd as i32))? };
-    // SAFETY: the argument is live and of the three words that the request states.
-    check(unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&uffd), UFFDIO_API, arg.as_mut_ptr()) }.into()).map(drop)
+    let uffd = Uffd::own(0)?;
+    uffd.handshake(feature::WP_ASYNC | feature::WP_UNPOPULATED)
 }
 
 /// Whether timers can be made with chosen ids (Linux 6.15).
