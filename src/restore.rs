@@ -68,6 +68,9 @@ impl Loaded {
     /// Opens a frame file and checks its header, index and manifest.
     pub fn open(path: &Path) -> Result<Loaded> {
         let reader = FrameReader::open(path)?;
+        if reader.header().parent.is_some() {
+            return Err(Error::refused(format!("frame {} builds upon another one; restore a full frame", path.display())));
+        }
         let mut manifest = Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(path.display()))?;
         let notes = forget_parent(&mut manifest);
         Ok(Loaded { reader, manifest, notes })

@@ -189,7 +189,7 @@ impl Encoded {
     fn data(&mut self, object: u32, offset: u64, at: u32, len: u32) {
         match self.runs.last_mut() {
             Some(last) if last.object == object && last.offset + u64::from(last.len) == offset && last.at + last.len == at => last.len += len,
-            _ => self.runs.push(RunInBlock { object, offset, at, len }),
+            _ => self.runs.push(RunInBlock { object, offset, at, len, generation: 0 }),
         }
     }
 }
@@ -208,7 +208,7 @@ fn write_all(encoded: Receiver<Result<Encoded>>, writer: &mut FrameWriter) -> Re
             totals.pages += (block.raw_len() as u64).div_ceil(PAGE);
         }
         for (object, offset, len) in encoded.zeros {
-            writer.zero(object, offset, len)?;
+            writer.zero(object, offset, len, 0)?;
             totals.zero_pages += len.div_ceil(PAGE);
         }
     }

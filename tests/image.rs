@@ -1,35 +1,16 @@
 //! Frames as bytes: what goes in comes out, and nothing damaged passes for whole.
 
+#[allow(dead_code)]
+mod dice;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dice::Dice;
 use stillframe::image::{
     encode, Compression, FrameId, FrameReader, FrameWriter, Header, Place, RunInBlock, BLOCK_MAX, HEADER_LEN,
 };
 use stillframe::{Kind, Result};
-
-/// A small seeded generator, so that a failure can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Bytes that are noise, text or something between.
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let spread = [2, 16, 256][self.below(3) as usize];
-        (0..len).map(|_| self.below(spread) as u8).collect()
-    }
-}
 
 fn writer(path: &Path) -> FrameWriter {
     FrameWriter::create(fs::File::create(path).unwrap(), path, &Header::new(None)).unwrap()
@@ -47,7 +28,10 @@ fn small_frame(dir: &Path) -> PathBuf {
     let mut writer = FrameWriter::create(fs::File::create(&path).unwrap(), &path, &header).unwrap();
     writer.put(1, 0, &[7; 4096], Compression::Zstd(1)).unwrap();
     writer.put(1, 4096, &Dice(3).bytes(300), Compression::None).unwrap();
-    writer.zero(2, 0, 1 << 30).unwrap();
+    writer.zero(2, 0, 1 << 30, 0).unwrap();
+    writer.parent(2, 1 << 30, 1 << 20, 4).unwrap();
+    // A page written twice, and with it a block that is dead.
+    writer.append(&encode(&[9; 300], Compression::None).unwrap(), &[RunInBlock { object: 1, offset: 4096, at: 0, len: 300, generation: 1 }]).unwrap();
     writer.put(3, 5, b"odd", Compression::Auto).unwrap();
     writer.finish(br#"{"pid": 1, "words": "words words words words words words words"}"#).unwrap();
     path
@@ -60,7 +44,7 @@ fn fill(writer: &mut FrameWriter, object: u32, dice: &mut Dice) -> Vec<u8> {
         let len = 1 + dice.below(40_000) as usize;
         let offset = content.len() as u64;
         if dice.below(3) == 0 {
-            writer.zero(object, offset, len as u64).unwrap();
+            writer.zero(object, offset, len as u64, 0).unwrap();
             content.resize(content.len() + len, 0);
         } else {
             let data = dice.bytes(len);
@@ -126,8 +110,8 @@ fn blocks_encoded_by_many_threads_are_read_by_many_threads() {
     let mut writer = writer(&path);
     for (n, block) in (0u64..).zip(&blocks) {
         // Each block holds the halves of two far places, the second half first.
-        let low = RunInBlock { object: 9, offset: n * 32768, at: 32768, len: 32768 };
-        let high = RunInBlock { object: 9, offset: (1 << 40) + n * 32768, at: 0, len: 32768 };
+        let low = RunInBlock { object: 9, offset: n * 32768, at: 32768, len: 32768, generation: 0 };
+        let high = RunInBlock { object: 9, offset: (1 << 40) + n * 32768, at: 0, len: 32768, generation: 0 };
         writer.append(block, &[high, low]).unwrap();
     }
     writer.finish(b"").unwrap();
@@ -323,14 +307,16 @@ fn misuse_is_refused_before_it_reaches_the_file() {
     let path = dir.path().join("1.frame");
     let mut writer = writer(&path);
     let block = encode(&[1; 100], Compression::None).unwrap();
-    let run = RunInBlock { object: 0, offset: 0, at: 0, len: 100 };
+    let run = RunInBlock { object: 0, offset: 0, at: 0, len: 100, generation: 0 };
     let wrong = [RunInBlock { len: 0, ..run }, RunInBlock { at: 1, ..run }, RunInBlock { offset: u64::MAX, ..run }];
     for run in wrong {
         assert_eq!(writer.append(&block, &[run]).unwrap_err().kind(), Kind::Usage);
     }
-    assert_eq!(writer.zero(0, 0, 0).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(writer.zero(0, 0, 0, 0).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(writer.parent(0, 0, 4096, 0).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(writer.clip(5, &[(9, 3)]).unwrap_err().kind(), Kind::Usage);
     writer.append(&block, &[run]).unwrap();
-    writer.zero(0, 99, 1).unwrap();
+    writer.zero(0, 99, 1, 0).unwrap();
     let error = writer.finish(b"").unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     assert_eq!(FrameReader::open(&path).unwrap_err().kind(), Kind::Corrupt);

@@ -3,7 +3,7 @@
 use super::codec::{BLOCK_HEADER_LEN, BLOCK_MAX};
 use super::header::HEADER_LEN;
 use super::{damaged, put, too_new, u32_at, u64_at, Place, Run};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 
 pub(super) const PREAMBLE_LEN: usize = 16;
 pub(super) const BLOCK_ENTRY_LEN: usize = 12;
@@ -11,7 +11,7 @@ pub(super) const RUN_ENTRY_LEN: usize = 32;
 
 pub(super) const KIND_DATA: u32 = 0;
 pub(super) const KIND_ZERO: u32 = 1;
-/// Bytes that only the parent frame holds; the number is taken, its reading comes with incremental frames.
+/// Bytes that the parent frame holds.
 pub(super) const KIND_PARENT: u32 = 2;
 
 /// Offsets of the counts in front of the entries.
@@ -63,20 +63,6 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Sorts the runs and joins neighbours; refuses runs that overlap.
-    pub fn normalize(&mut self) -> Result<()> {
-        self.runs.sort_unstable_by_key(|run| (run.object, run.offset));
-        self.runs.dedup_by(|next, run| join(run, next));
-        match self.runs.windows(2).find(|pair| overlap(pair)) {
-            None => Ok(()),
-            Some(pair) => {
-                let (object, offset) = (pair[1].object, pair[1].offset);
-                let what = format!("object {object} was given the bytes at {offset:#x} twice; give each byte once");
-                Err(Error::new(Kind::Usage, what))
-            }
-        }
-    }
-
     pub fn encode(&self) -> Vec<u8> {
         let len = PREAMBLE_LEN + self.blocks.len() * BLOCK_ENTRY_LEN + self.runs.len() * RUN_ENTRY_LEN;
         let mut bytes = Vec::with_capacity(len);
@@ -87,23 +73,26 @@ impl Index {
         bytes
     }
 
-    /// Reads an index that lies at `offset` of the file, right behind the blocks, and checks that it fits together.
-    pub fn decode(bytes: &[u8], offset: u64) -> Result<Self> {
+    /// Reads an index that lies at `offset` of the file, right behind the blocks, and checks that it fits together; only
+    /// where the frame names a `parent` may runs be of that.
+    pub fn decode(bytes: &[u8], offset: u64, parent: bool) -> Result<Self> {
         let (blocks, runs) = split(bytes).ok_or_else(|| damaged("its counts do not fit its length"))?;
         let blocks: Vec<BlockEntry> = blocks.chunks_exact(BLOCK_ENTRY_LEN).map(decode_block).collect();
         check_blocks(&blocks, offset)?;
         let decode = |(number, entry)| decode_run(entry, &blocks, number);
         let runs = runs.chunks_exact(RUN_ENTRY_LEN).enumerate().map(decode).collect::<Result<Vec<Run>>>()?;
         check_order(&runs)?;
+        check_parent(&runs, parent)?;
         Ok(Index { blocks, runs })
     }
 }
 
 /// Makes `run` swallow `next` where both are one stretch in the object and in the frame.
-fn join(run: &mut Run, next: &Run) -> bool {
+pub(super) fn join(run: &mut Run, next: &Run) -> bool {
     let adjacent = run.object == next.object && run.end() == next.offset;
     let together = match (run.place, next.place) {
         (Place::Zero, Place::Zero) => true,
+        (Place::Parent { object }, Place::Parent { object: other }) => object == other,
         (Place::Data { block, at }, Place::Data { block: other, at: next_at }) => {
             block == other && u64::from(at) + run.len == u64::from(next_at)
         }
@@ -163,6 +152,7 @@ fn encode_run(run: &Run) -> [u8; RUN_ENTRY_LEN] {
     let (kind, block, at) = match run.place {
         Place::Data { block, at } => (KIND_DATA, block, at),
         Place::Zero => (KIND_ZERO, 0, 0),
+        Place::Parent { object } => (KIND_PARENT, object, 0),
     };
     let mut entry = [0; RUN_ENTRY_LEN];
     put(&mut entry, run_at::OBJECT, &run.object.to_le_bytes());
@@ -181,7 +171,7 @@ fn decode_run(entry: &[u8], blocks: &[BlockEntry], number: usize) -> Result<Run>
     let (place, fits) = match kind {
         KIND_DATA => (Place::Data { block, at }, fits(blocks, block, at, len)),
         KIND_ZERO => (Place::Zero, block == 0 && at == 0),
-        KIND_PARENT => return Err(too_new("it holds bytes of its parent frame, which cannot be read yet")),
+        KIND_PARENT => (Place::Parent { object: block }, at == 0),
         _ => return Err(too_new(format!("run {number} is of the unknown kind {kind}"))),
     };
     if !fits || len == 0 || offset.checked_add(len).is_none() {
@@ -205,6 +195,14 @@ fn check_order(runs: &[Run]) -> Result<()> {
     }
 }
 
+/// A frame that builds upon none has nobody to hold its bytes.
+fn check_parent(runs: &[Run], parent: bool) -> Result<()> {
+    match runs.iter().position(|run| matches!(run.place, Place::Parent { .. })) {
+        Some(number) if !parent => Err(damaged(format!("run {number} is held by a parent, and the frame has none"))),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,41 +213,46 @@ mod tests {
 
     fn index() -> Index {
         let blocks = vec![BlockEntry { raw_len: 8192, stored_len: 100, crc: 9 }; 2];
-        let mut runs = vec![
-            run(2, 0, 1 << 40, Place::Zero),
-            run(1, 4096, 4096, Place::Data { block: 0, at: 4096 }),
-            run(1, 0, 4096, Place::Data { block: 0, at: 0 }),
+        let runs = vec![
+            run(1, 0, 8192, Place::Data { block: 0, at: 0 }),
             run(1, 8192, 5, Place::Data { block: 1, at: 0 }),
+            run(2, 0, 1 << 40, Place::Zero),
+            run(2, 1 << 40, 4096, Place::Parent { object: 7 }),
         ];
-        runs.push(run(2, 1 << 40, 4096, Place::Zero));
         Index { blocks, runs }
     }
 
     const OFFSET: u64 = HEADER_LEN as u64 + 2 * 120;
 
-    #[test]
-    fn neighbours_are_joined_and_the_rest_survives_the_round_trip() {
-        let mut index = index();
-        index.normalize().unwrap();
-        assert_eq!(index.runs.len(), 3);
-        assert_eq!(index.runs[0], run(1, 0, 8192, Place::Data { block: 0, at: 0 }));
-        assert_eq!(index.runs[2], run(2, 0, (1 << 40) + 4096, Place::Zero));
-        assert_eq!(Index::decode(&index.encode(), OFFSET).unwrap(), index);
+    fn decode(bytes: &[u8]) -> Result<Index> {
+        Index::decode(bytes, OFFSET, true)
     }
 
     #[test]
-    fn overlaps_are_refused_when_written_and_when_read() {
-        let mut twice = index();
-        twice.runs.push(run(1, 8000, 200, Place::Zero));
-        assert_eq!(twice.normalize().unwrap_err().kind(), Kind::Usage);
-        let error = Index::decode(&twice.encode(), OFFSET).unwrap_err().to_string();
-        assert!(error.contains("overlap"), "{error}");
+    fn index_survives_the_round_trip() {
+        assert_eq!(decode(&index().encode()).unwrap(), index());
+    }
+
+    #[test]
+    fn only_what_is_one_stretch_here_and_there_is_joined() {
+        let data = |offset, at| run(1, offset, 4, Place::Data { block: 0, at });
+        let held = |offset, object| run(1, offset, 4, Place::Parent { object });
+        let zero = |object, offset| run(object, offset, 4, Place::Zero);
+        let apart = [(data(0, 0), data(4, 8)), (data(0, 0), data(8, 4)), (zero(1, 0), zero(2, 4)), (held(0, 1), held(4, 2)), (zero(1, 0), held(4, 1))];
+        for (mut first, next) in apart {
+            assert!(!join(&mut first, &next), "{first:?} {next:?}");
+            assert_eq!(first.len, 4);
+        }
+        for (mut first, next) in [(data(0, 0), data(4, 4)), (zero(1, 0), zero(1, 4)), (held(0, 1), held(4, 1))] {
+            assert!(join(&mut first, &next), "{first:?} {next:?}");
+            assert_eq!(first.len, 8);
+        }
     }
 
     #[test]
     fn inconsistent_indexes_are_refused() {
         type Spoil = fn(&mut Index);
-        let spoil: [(Spoil, &str); 8] = [
+        let spoil: [(Spoil, &str); 9] = [
             (|i| i.blocks[1].stored_len = 99, "should end"),
             (|i| i.blocks[1].stored_len = 0, "block 1"),
             (|i| i.blocks[0].raw_len = BLOCK_MAX as u32 + 1, "block 0"),
@@ -258,12 +261,12 @@ mod tests {
             (|i| i.runs[0].place = Place::Data { block: 2, at: 0 }, "out of bounds"),
             (|i| i.runs[2].len = 0, "out of bounds"),
             (|i| i.runs[2].offset = u64::MAX, "out of bounds"),
+            (|i| i.runs[2].len += 1, "overlap"),
         ];
         for (spoil, words) in spoil {
             let mut index = index();
-            index.normalize().unwrap();
             spoil(&mut index);
-            let error = Index::decode(&index.encode(), OFFSET).unwrap_err().to_string();
+            let error = decode(&index.encode()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }
@@ -274,20 +277,20 @@ mod tests {
         for at in 0..PREAMBLE_LEN {
             let mut bytes = good.clone();
             bytes[at] = 0xff;
-            assert!(Index::decode(&bytes, OFFSET).is_err());
+            assert!(decode(&bytes).is_err());
         }
-        assert!(Index::decode(&good[..10], OFFSET).is_err());
+        assert!(decode(&good[..10]).is_err());
     }
 
     #[test]
-    fn runs_held_by_a_parent_are_refused_in_words() {
-        let mut index = index();
-        index.normalize().unwrap();
-        let mut bytes = index.encode();
-        let first = PREAMBLE_LEN + 2 * BLOCK_ENTRY_LEN;
-        bytes[first + run_at::KIND] = KIND_PARENT as u8;
-        assert!(Index::decode(&bytes, OFFSET).unwrap_err().to_string().contains("parent frame"));
-        bytes[first + run_at::KIND] = 77;
-        assert!(Index::decode(&bytes, OFFSET).unwrap_err().to_string().contains("kind 77"));
+    fn runs_held_by_a_parent_need_one_and_unknown_kinds_are_refused() {
+        let good = index().encode();
+        assert!(Index::decode(&good, OFFSET, false).unwrap_err().to_string().contains("run 3 is held by a parent"));
+        let last = PREAMBLE_LEN + 2 * BLOCK_ENTRY_LEN + 3 * RUN_ENTRY_LEN;
+        for (at, words) in [(run_at::AT, "out of bounds"), (run_at::KIND, "kind 77")] {
+            let mut bytes = good.clone();
+            bytes[last + at] = 77;
+            assert!(decode(&bytes).unwrap_err().to_string().contains(words));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Frames as bytes: one frame is one file, every byte of it covered by a check. Knows no process.
 //!
 //! A frame holds numbered *objects* (an address space, a shared memory object, the content of a saved file), each made
-//! of [`Run`]s: stretches of bytes that lie in a block, or that are zero and take no room. `FORMAT.md` beside this file
-//! says what each byte of the file means; a test keeps its tables true.
+//! of [`Run`]s: stretches of bytes that lie in a block, that are zero and take no room, or that are what the parent frame
+//! has there. `FORMAT.md` beside this file says what each byte of the file means; a test keeps its tables true.
 
 mod codec;
 mod footer;
@@ -10,6 +10,7 @@ mod footer;
 mod format_test;
 mod header;
 mod index;
+mod overlay;
 mod reader;
 mod section;
 mod writer;
@@ -40,6 +41,16 @@ impl Run {
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
     }
+
+    /// The piece from offset `start` to offset `end`, which the caller knows to lie inside.
+    fn part(&self, start: u64, end: u64) -> Run {
+        let place = match self.place {
+            // The run lies inside one block, so that what is skipped is less than BLOCK_MAX.
+            Place::Data { block, at } => Place::Data { block, at: at + (start - self.offset) as u32 },
+            place => place,
+        };
+        Run { object: self.object, offset: start, len: end - start, place }
+    }
 }
 
 /// Where a frame keeps the bytes of a run.
@@ -54,6 +65,11 @@ pub enum Place {
     },
     /// Nowhere: the bytes read as zero.
     Zero,
+    /// In the parent frame, at the same offset of one of its objects: data, zero, or no bytes at all.
+    Parent {
+        /// Number of the object there.
+        object: u32,
+    },
 }
 
 /// A frame whose bytes are not what its writer wrote; the reader puts the path in front.

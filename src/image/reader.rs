@@ -53,7 +53,7 @@ impl FrameReader {
         if footer.id != header.id {
             return Err(damaged("header and footer are of two different frames"));
         }
-        let index = section(&file, "index", &footer.index, |raw| Index::decode(&raw, footer.index.offset))?;
+        let index = section(&file, "index", &footer.index, |raw| Index::decode(&raw, footer.index.offset, header.parent.is_some()))?;
         let manifest = section(&file, "manifest", &footer.manifest, Ok)?;
         let starts = starts(&index.blocks);
         Ok(FrameReader { file, path: path.to_owned(), bytes, header, index, starts, manifest })
@@ -137,9 +137,13 @@ impl FrameReader {
 
     /// Fills `buf` with bytes of one run, leaving out the first `skip`.
     fn copy(&self, run: &Run, skip: usize, buf: &mut [u8]) -> Result<()> {
-        let Place::Data { block, at } = run.place else {
-            buf.fill(0);
-            return Ok(());
+        let (block, at) = match run.place {
+            Place::Data { block, at } => (block, at),
+            Place::Zero => {
+                buf.fill(0);
+                return Ok(());
+            }
+            Place::Parent { .. } => return Err(self.held_elsewhere(run)),
         };
         let mut raw = Vec::new();
         self.read_block(block, &mut raw)?;
@@ -147,6 +151,11 @@ impl FrameReader {
         let start = at as usize + skip;
         buf.copy_from_slice(&raw[start..start + buf.len()]);
         Ok(())
+    }
+
+    fn held_elsewhere(&self, run: &Run) -> Error {
+        let what = format!("frame {}: its parent holds the bytes of object {} at {:#x}", self.path.display(), run.object, run.offset);
+        Error::new(Kind::Usage, format!("{what}; read it together with its parent"))
     }
 
     fn missing(&self, object: u32, offset: u64) -> Error {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::codec::{encode, Compression, EncodedBlock, BLOCK_MAX};
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{FrameId, Header};
-use super::index::Index;
+use super::index::{BlockEntry, Index};
+use super::overlay::{Layers, Rank};
 use super::section::Section;
 use super::{Place, Run};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +27,8 @@ pub struct RunInBlock {
     pub at: u32,
     /// How many there are.
     pub len: u32,
+    /// Where runs of one object overlap, the one of the latest generation counts; the file does not keep it.
+    pub generation: u32,
 }
 
 /// A frame whose last byte is written, though not yet on stable storage.
@@ -35,12 +38,18 @@ pub struct Written {
     pub file: File,
     /// Its length.
     pub bytes: u64,
+    /// The frame it builds upon.
+    pub parent: Option<FrameId>,
     /// Bytes of objects that it holds, before compression.
     pub data_bytes: u64,
     /// Bytes of objects that are zero and take no room.
     pub zero_bytes: u64,
-    /// Blocks that hold the data.
+    /// Bytes of objects that are as the parent has them, if it has them.
+    pub parent_bytes: u64,
+    /// Blocks in the file.
     pub blocks: u64,
+    /// Bytes of the file in blocks of which nothing is left to be seen: all they hold was written again later, or cut off.
+    pub dead_bytes: u64,
 }
 
 /// A frame being written; a file it leaves behind unfinished is refused by every reader.
@@ -49,7 +58,9 @@ pub struct FrameWriter {
     out: BufWriter<File>,
     path: PathBuf,
     id: FrameId,
-    index: Index,
+    parent: Option<FrameId>,
+    blocks: Vec<BlockEntry>,
+    layers: Layers,
     position: u64,
 }
 
@@ -60,7 +71,9 @@ impl FrameWriter {
             out: BufWriter::with_capacity(BUFFER, file),
             path: path.to_owned(),
             id: header.id,
-            index: Index::default(),
+            parent: header.parent,
+            blocks: Vec::new(),
+            layers: Layers::default(),
             position: 0,
         };
         writer.write(&header.encode())?;
@@ -69,36 +82,55 @@ impl FrameWriter {
 
     /// Adds a block and says which bytes of which objects it holds.
     pub fn append(&mut self, block: &EncodedBlock, runs: &[RunInBlock]) -> Result<()> {
-        let number = u32::try_from(self.index.blocks.len())
+        let number = u32::try_from(self.blocks.len())
             .map_err(|_| Error::refused(format!("{}: a frame cannot hold more blocks", self.path.display())))?;
         if let Some(run) = runs.iter().find(|run| !inside(run, block.entry.raw_len)) {
             return Err(outside(run.object, run.offset, u64::from(run.len)));
         }
         self.write(&block.bytes)?;
-        self.index.blocks.push(block.entry);
-        self.index.runs.extend(runs.iter().map(|run| Run {
-            object: run.object,
-            offset: run.offset,
-            len: u64::from(run.len),
-            place: Place::Data { block: number, at: run.at },
-        }));
+        self.blocks.push(block.entry);
+        for run in runs {
+            let place = Place::Data { block: number, at: run.at };
+            let whole = Run { object: run.object, offset: run.offset, len: u64::from(run.len), place };
+            self.layers.add(whole, Some(run.generation));
+        }
         Ok(())
     }
 
     /// Says that bytes of an object are zero.
-    pub fn zero(&mut self, object: u32, offset: u64, len: u64) -> Result<()> {
-        if len == 0 || offset.checked_add(len).is_none() {
-            return Err(outside(object, offset, len));
+    pub fn zero(&mut self, object: u32, offset: u64, len: u64, generation: u32) -> Result<()> {
+        self.claim(Run { object, offset, len, place: Place::Zero }, Some(generation))
+    }
+
+    /// Says that bytes of an object are what the parent frame has at the same offset of its object `parent_object`: data, zero,
+    /// or nothing at all. Data and zeros of whatever generation lie over them.
+    pub fn parent(&mut self, object: u32, offset: u64, len: u64, parent_object: u32) -> Result<()> {
+        if self.parent.is_none() {
+            let what = format!("object {object} cannot be held by a parent, the frame has none; name one in its header");
+            return Err(Error::new(Kind::Usage, what));
         }
-        self.index.runs.push(Run { object, offset, len, place: Place::Zero });
+        self.claim(Run { object, offset, len, place: Place::Parent { object: parent_object } }, None)
+    }
+
+    fn claim(&mut self, run: Run, rank: Rank) -> Result<()> {
+        if run.len == 0 || run.offset.checked_add(run.len).is_none() {
+            return Err(outside(run.object, run.offset, run.len));
+        }
+        self.layers.add(run, rank);
         Ok(())
     }
 
-    /// Compresses and adds bytes of one object on the spot; for what is too small to be worth a thread.
+    /// Cuts an object to size: of all that was or will be said of it, only what lies in `live` goes into the frame. The ranges,
+    /// from start to end, are sorted, disjoint and not empty; without any, the object is dropped. Once an object.
+    pub fn clip(&mut self, object: u32, live: &[(u64, u64)]) -> Result<()> {
+        self.layers.clip(object, live)
+    }
+
+    /// Compresses and adds bytes of one object on the spot, as generation 0; for what is too small to be worth a thread.
     pub fn put(&mut self, object: u32, offset: u64, data: &[u8], compression: Compression) -> Result<()> {
         for (number, raw) in data.chunks(BLOCK_MAX).enumerate() {
             let offset = offset.saturating_add((number * BLOCK_MAX) as u64);
-            let run = RunInBlock { object, offset, at: 0, len: raw.len() as u32 };
+            let run = RunInBlock { object, offset, at: 0, len: raw.len() as u32, generation: 0 };
             self.append(&encode(raw, compression)?, &[run])?;
         }
         Ok(())
@@ -111,32 +143,55 @@ impl FrameWriter {
 
     /// Writes index, manifest and footer; syncing the file is left to the caller, who does it once.
     pub fn finish(mut self, manifest: &[u8]) -> Result<Written> {
-        self.index.normalize()?;
-        let (index, stored) = Section::pack(&self.index.encode(), self.position)?;
+        let index = Index { blocks: std::mem::take(&mut self.blocks), runs: std::mem::take(&mut self.layers).flatten()? };
+        let totals = Totals::of(&index);
+        let (index, stored) = Section::pack(&index.encode(), self.position)?;
         self.write(&stored)?;
         let (manifest, stored) = Section::pack(manifest, self.position)?;
         self.write(&stored)?;
         let file_len = self.position + FOOTER_LEN as u64;
         self.write(&Footer { index, manifest, file_len, id: self.id }.encode())?;
-        let (blocks, data_bytes, zero_bytes) = self.totals();
         let path = self.path;
         let file = self.out.into_inner().map_err(|e| failed(&path, e.into_error()))?;
-        Ok(Written { file, bytes: file_len, data_bytes, zero_bytes, blocks })
-    }
-
-    fn totals(&self) -> (u64, u64, u64) {
-        let sum = |zero| {
-            let runs = self.index.runs.iter().filter(|run| (run.place == Place::Zero) == zero);
-            // Runs do not overlap but objects do: sixteen exabytes of zero are a lot of objects, not an error.
-            runs.fold(0u64, |sum, run| sum.saturating_add(run.len))
-        };
-        (self.index.blocks.len() as u64, sum(false), sum(true))
+        let Totals { data, zero, parent, blocks, dead } = totals;
+        Ok(Written { file, bytes: file_len, parent: self.parent, data_bytes: data, zero_bytes: zero, parent_bytes: parent, blocks, dead_bytes: dead })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(|e| failed(&self.path, e))?;
         self.position += bytes.len() as u64;
         Ok(())
+    }
+}
+
+/// What an index amounts to, in bytes and blocks.
+#[derive(Default)]
+struct Totals {
+    data: u64,
+    zero: u64,
+    parent: u64,
+    blocks: u64,
+    dead: u64,
+}
+
+impl Totals {
+    fn of(index: &Index) -> Totals {
+        let mut totals = Totals { blocks: index.blocks.len() as u64, ..Totals::default() };
+        let mut seen = vec![false; index.blocks.len()];
+        for run in &index.runs {
+            let sum = match run.place {
+                Place::Data { block, .. } => {
+                    seen[block as usize] = true;
+                    &mut totals.data
+                }
+                Place::Zero => &mut totals.zero,
+                Place::Parent { .. } => &mut totals.parent,
+            };
+            // Runs do not overlap but objects do: sixteen exabytes of zero are a lot of objects, not an error.
+            *sum = sum.saturating_add(run.len);
+        }
+        totals.dead = index.blocks.iter().zip(seen).filter(|(_, seen)| !seen).map(|(block, _)| block.file_len()).sum();
+        totals
     }
 }
 

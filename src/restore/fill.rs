@@ -38,6 +38,7 @@ pub fn spaces(reader: &FrameReader, spaces: &HashMap<u32, Pid>) -> Result<()> {
             match run.place {
                 Place::Data { block, .. } => by_block.entry(block).or_default().push((pid, *run)),
                 Place::Zero => write_zeros(&Memory::open(pid)?, run)?,
+                Place::Parent { .. } => return Err(Error::corrupt("a run is held by a frame that was not opened")),
             }
         }
     }

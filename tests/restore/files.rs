@@ -84,7 +84,7 @@ pub fn rewrite(path: &Path, from: &str, to: &str) {
     for object in reader.objects().collect::<Vec<_>>() {
         for run in reader.runs(object) {
             if run.place == Place::Zero {
-                writer.zero(object, run.offset, run.len).unwrap();
+                writer.zero(object, run.offset, run.len, 0).unwrap();
                 continue;
             }
             let mut bytes = vec![0; run.len as usize];
