@@ -3,24 +3,26 @@
 //! Whatever fails, the target runs on as if we had never come; nothing is visible in the store before the commit.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
 use crate::host::Host;
 use crate::image::{Compression, Header};
 use crate::manifest::{Manifest, Taking};
 use crate::proc::{self, maps, stat, Pid};
-use crate::resource::contents::Contents;
+use crate::resource::contents::{Content, Contents};
 use crate::resource::fd::{scan::Room, CaptureOptions};
-use crate::resource::memory::Survey;
+use crate::resource::memory::{page_ranges, Mapping, Pages, Survey};
 use crate::sys::sched::Urgent;
 use crate::store::{FrameRef, Store};
+use crate::tracee::memory::Memory;
 use crate::tracee::seize::{tree, Frozen};
 use crate::tracee::twin::Twin;
 use crate::tracee::visit::{Site, Visit};
-use crate::transfer::{self, SpaceSource};
+use crate::transfer::{self, Feed, How};
 
 mod capture;
 
@@ -121,14 +123,15 @@ pub fn checkpoint(pid: Pid, store: &dyn Store, options: &Options) -> Result<Repo
     let streamed = (|| {
         let mut writer = pending.writer(&Header::new(None))?;
         captured.save_code(options.self_contained, &mut contents)?;
-        let totals = transfer::stream(&sources, &contents.list, options.compression, &mut writer)?;
-        Ok::<_, Error>((writer, totals))
+        let how = How { compression: options.compression };
+        let (totals, guards) = transfer::run(&mut writer, &how, |feed| feed_all(feed, &sources, &contents.list))?;
+        Ok::<_, Error>((writer, totals, guards))
     })();
     // Success or not, the twins end first: they hold the target's memory.
     let hold = hold.end_twins();
-    let (writer, totals) = streamed?;
+    let (writer, totals, guards) = streamed?;
     let hold = hold?;
-    captured.note_guards(&totals.guards);
+    captured.note_guards(&guards);
     captured.files.note_build_ids();
     let notes = captured.descriptors.notes.clone();
     let manifest = Manifest {
@@ -197,6 +200,17 @@ struct Instance {
     host: Host,
 }
 
+/// The frozen memory of one address space.
+#[derive(Debug)]
+struct SpaceSource {
+    /// Its object in the frame.
+    object: u32,
+    /// The stopped process to read it from.
+    pid: Pid,
+    /// The mappings whose private pages go into the frame.
+    mappings: Vec<Mapping>,
+}
+
 /// Who holds the frame's pages until they are read.
 enum Hold {
     /// Copies; the target runs.
@@ -252,6 +266,23 @@ fn freeze(root: Pid, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents
         options.hooks.run(Event::Resumed, root, None)?;
     }
     Ok(Instance { captured, sources, hold, pause_ns, host })
+}
+
+/// Feeds all pages and contents; returns guard ranges (object, start, length) met on the way.
+fn feed_all(feed: &mut Feed<'_>, spaces: &[SpaceSource], contents: &[Content]) -> Result<Vec<(u32, u64, u64)>> {
+    let mut all = Vec::new();
+    for space in spaces {
+        let memory = Memory::open(space.pid)?;
+        let path = proc::path(space.pid, "pagemap");
+        let pagemap = File::open(&path).at("open", &path)?;
+        for mapping in &space.mappings {
+            let Pages { data, guards } = page_ranges(&pagemap, mapping)?;
+            all.extend(guards.into_iter().map(|(start, end)| (space.object, start, end - start)));
+            feed.memory(space.object, &memory, &data, 0)?;
+        }
+    }
+    contents.iter().try_for_each(|content| feed.content(content))?;
+    Ok(all)
 }
 
 /// Stops the tree, and says when that began; waits out threads that cannot be stopped just now, or that a dead checkpointer left on their way home.

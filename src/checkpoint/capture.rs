@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Options, SaveFiles};
+use super::{Options, SaveFiles, SpaceSource};
 use crate::error::{Error, Result};
 use crate::manifest::{Body, Life, Process, Shares, Thread};
 use crate::proc::{status::Status, Pid};
@@ -16,7 +16,6 @@ use crate::sys::kcmp::{self, Object};
 use crate::tracee::seize::{self, Frozen};
 use crate::tracee::twin::{self, Kin};
 use crate::tracee::visit::{Site, Visit};
-use crate::transfer::SpaceSource;
 
 /// What a stopped tree is made of.
 pub struct Captured {

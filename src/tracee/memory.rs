@@ -41,6 +41,28 @@ impl Memory {
         Ok(())
     }
 
+    /// Reads `ranges` one behind the other into `buf`, as far as it goes: returns the bytes read, which stop at the first page that
+    /// is absent or that its owner may not read. Only a process that is gone is an error.
+    pub fn read_some(&self, ranges: &[(u64, usize)], buf: &mut [u8]) -> Result<usize> {
+        match process_vm::read(self.pid, ranges, buf) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(super::gone(self.pid)),
+            read => Ok(read.unwrap_or(0)),
+        }
+    }
+
+    /// Reads the first part of `buf` at `address`, whatever the protection there, up to a page that is absent; returns its length, at least 1.
+    pub fn force_some(&self, address: u64, buf: &mut [u8]) -> Result<usize> {
+        match self.mem.read_at(buf, address) {
+            Ok(0) => Err(self.failed("read", address, buf.len(), std::io::ErrorKind::UnexpectedEof.into())),
+            read => read.map_err(|e| self.failed("read", address, buf.len(), e)),
+        }
+    }
+
+    /// Whose memory it is.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     fn gather_by_file(&self, ranges: &[(u64, usize)], mut buf: &mut [u8]) -> Result<()> {
         for &(address, len) in ranges {
             let (part, rest) = buf.split_at_mut(len);
