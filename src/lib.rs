@@ -20,6 +20,7 @@ pub mod store;
 pub mod supervise;
 pub mod sys;
 pub mod tracee;
+pub mod track;
 pub mod transfer;
 
 pub use error::{Error, Kind, Result};

@@ -30,19 +30,12 @@ pub struct Captured {
     /// Where each process (outer id) can be visited.
     pub sites: HashMap<Pid, Site>,
     /// The outer id of the process that owns each address space.
-    owners: Vec<Pid>,
+    pub owners: Vec<Pid>,
     /// Whose child a twin of each process (outer id) is to be.
     pub kin: HashMap<Pid, Kin>,
 }
 
 impl Captured {
-    /// Where the private pages of each address space are.
-    pub fn sources(&self) -> Vec<SpaceSource> {
-        let wanted = |m: &&memory::Mapping| m.is_private() && !m.escapes_fork();
-        let source = |(space, &pid): (&AddressSpace, &Pid)| SpaceSource { object: space.object, pid, mappings: space.mappings.iter().filter(wanted).cloned().collect() };
-        self.spaces.iter().zip(&self.owners).map(source).collect()
-    }
-
     /// Notes guard pages (object, start, length), which the page tables told of after the thaw.
     pub fn note_guards(&mut self, guards: &[(u32, u64, u64)]) {
         for &(object, start, len) in guards {

@@ -56,29 +56,72 @@ struct ScanArg {
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const _: () = assert!(std::mem::size_of::<ScanArg>() == 0x60);
 
+/// What a scan looks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Query {
+    /// Categories that must all hold.
+    pub all_of: u64,
+    /// Categories of which one must hold; none: no such condition.
+    pub any_of: u64,
+    /// Categories to report.
+    pub report: u64,
+    /// Write-protect what matches again.
+    pub protect: bool,
+    /// Fail with EPERM where a mapping is not registered for asynchronous write protection.
+    pub registered: bool,
+}
+
+const WP_MATCHING: u64 = 1;
+const CHECK_WPASYNC: u64 = 2;
+
 /// Regions of [`start`, `end`) in which any category of `any_of` holds, with those of `report` that hold.
 pub fn scan(pagemap: &File, start: u64, end: u64, any_of: u64, report: u64) -> io::Result<Vec<Region>> {
+    find(pagemap, start, end, Query { any_of, report, ..Query::default() })
+}
+
+/// Regions of [`start`, `end`) that match `query`.
+pub fn find(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<Vec<Region>> {
     let mut found = Vec::new();
-    let mut chunk = vec![Region::default(); 4096];
+    let mut chunk = [Region::default(); 512];
     let mut at = start;
     while at < end {
-        let mut arg = ScanArg {
-            size: std::mem::size_of::<ScanArg>() as u64,
-            start: at,
-            end,
-            vec: chunk.as_mut_ptr() as u64,
-            vec_len: chunk.len() as u64,
-            category_anyof_mask: any_of,
-            return_mask: report,
-            ..ScanArg::default()
-        };
-        // SAFETY: `arg` and the vector it points to are live and of the sizes it states.
-        let n = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) }.into())?;
-        found.extend_from_slice(&chunk[..n as usize]);
-        if arg.walk_end <= at {
+        let (n, walked) = walk(pagemap, at, end, query, &mut chunk)?;
+        found.extend_from_slice(&chunk[..n]);
+        if walked <= at {
             break;
         }
-        at = arg.walk_end;
+        at = walked;
     }
     Ok(found)
+}
+
+/// Write-protects what matches in [`start`, `end`) and reports nothing, in steps, so that the target can change its mappings in between.
+pub fn protect(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<()> {
+    const STEP: u64 = 256 << 20;
+    let mut at = start;
+    while at < end {
+        let to = at.saturating_add(STEP).min(end);
+        walk(pagemap, at, to, Query { protect: true, ..query }, &mut [])?;
+        at = to;
+    }
+    Ok(())
+}
+
+/// One call: how many regions it found, and how far it came.
+fn walk(pagemap: &File, start: u64, end: u64, query: Query, out: &mut [Region]) -> io::Result<(usize, u64)> {
+    let mut arg = ScanArg {
+        size: std::mem::size_of::<ScanArg>() as u64,
+        flags: if query.protect { WP_MATCHING } else { 0 } | if query.registered { CHECK_WPASYNC } else { 0 },
+        start,
+        end,
+        vec: if out.is_empty() { 0 } else { out.as_mut_ptr() as u64 },
+        vec_len: out.len() as u64,
+        category_mask: query.all_of,
+        category_anyof_mask: query.any_of,
+        return_mask: query.report,
+        ..ScanArg::default()
+    };
+    // SAFETY: `arg` and the vector it points to are live and of the sizes it states.
+    let n = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) }.into())?;
+    Ok((n as usize, arg.walk_end))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use super::{AddressSpace, Backing, Mapping};
 use crate::error::{Context, Error, Result};
@@ -16,23 +17,42 @@ use crate::tracee::memory::Memory;
 
 /// What was learnt of a process's mappings before the pause: the kernel takes long to print flags.
 #[derive(Debug, Default)]
-pub struct Survey(HashMap<u64, Flagged>);
+pub struct Survey {
+    flags: HashMap<u64, Flagged>,
+    /// When it was read, and how long that took.
+    read: Option<(Instant, Duration)>,
+    /// The object that the private pages go to already, where they are watched.
+    pub tracked: Option<u32>,
+}
 
 impl Survey {
-    /// Reads the flags of all mappings of a running process.
-    pub fn of(pid: Pid) -> Result<Survey> {
+    /// Reads the flags of all mappings of a running process, unless they were read lately: it may cost up to a hundredth of the
+    /// time, because the kernel looks at every page for it.
+    pub fn renew(&mut self, pid: Pid) -> Result<()> {
+        const SHARE: u32 = 100;
+        let fresh = self.read.is_some_and(|(when, cost)| when.elapsed() < cost * SHARE);
+        if fresh && self.knows(&maps::read(&proc::path(pid, "maps"))?) {
+            return Ok(());
+        }
+        self.read_all(pid)
+    }
+
+    fn read_all(&mut self, pid: Pid) -> Result<()> {
+        let begun = Instant::now();
         let all = maps::parse_smaps(&proc::text(&proc::path(pid, "smaps"))?)?;
-        Ok(Survey(all.into_iter().map(|flagged| (flagged.vma.start, flagged)).collect()))
+        self.flags = all.into_iter().map(|flagged| (flagged.vma.start, flagged)).collect();
+        self.read = Some((begun, begun.elapsed()));
+        Ok(())
+    }
+
+    /// Whether every mapping is one of those that were read. A stack grows and a heap moves its end without any change of flags.
+    fn knows(&self, now: &[Vma]) -> bool {
+        now.iter().all(|vma| self.flags.get(&vma.start).is_some_and(|old| (old.vma.prot, &old.vma.name, old.vma.inode) == (vma.prot, &vma.name, vma.inode)))
     }
 
     /// Brings the survey up to date if a mapping has changed since.
     fn refresh(&mut self, pid: Pid, now: &[Vma]) -> Result<()> {
-        // A stack grows and a heap moves its end without any change of flags.
-        let known = |vma: &Vma| self.0.get(&vma.start).is_some_and(|old| (old.vma.prot, &old.vma.name, old.vma.inode) == (vma.prot, &vma.name, vma.inode));
-        if !now.iter().all(known) {
-            *self = Survey::of(pid)?;
-        }
-        Ok(())
+        if self.knows(now) { Ok(()) } else { self.read_all(pid) }
     }
 }
 
@@ -48,13 +68,13 @@ pub struct Captured {
 pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &mut Contents) -> Result<Captured> {
     let maps = maps::read(&proc::path(pid, "maps"))?;
     survey.refresh(pid, &maps)?;
-    let object = contents.object();
+    let object = survey.tracked.unwrap_or_else(|| contents.object());
     let mut cache = HashMap::new();
     let mut mappings = Vec::with_capacity(maps.len());
     for vma in maps.iter().filter(|vma| vma.name != "[vsyscall]") {
-        let flagged = survey.0.get(&vma.start).ok_or_else(|| Error::refused(format!("pid {pid}: mapping {:x} vanished while it was looked at", vma.start)))?;
+        let flagged = survey.flags.get(&vma.start).ok_or_else(|| Error::refused(format!("pid {pid}: mapping {:x} vanished while it was looked at", vma.start)))?;
         let mapping = describe(pid, vma, flagged, files, &mut cache)?;
-        if mapping.is_private() && mapping.escapes_fork() {
+        if survey.tracked.is_none() && mapping.is_private() && mapping.escapes_fork() {
             contents.list.push(copy_now(pid, &mapping, object, contents)?);
         }
         mappings.push(mapping);
@@ -117,7 +137,7 @@ fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
         () if vma.name.contains("secretmem") => "memfd_secret memory, which nobody but its owner can read",
         () if vma.name.contains("perf_event") => "a perf_event buffer; close it before the checkpoint",
         () if vma.name == "[uprobes]" => "uprobes breakpoints; remove them first",
-        () if has("um") || has("uw") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it before the checkpoint",
+        () if has("um") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it before the checkpoint",
         () if has("ss") => "a shadow stack; start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
         () if has("pf") || has("io") => "memory of a device; unmap it before the checkpoint",
         () => return Ok(()),

@@ -1,0 +1,127 @@
+//! Rounds while the target runs: look what was written, copy it, look again, until little is left to copy in the pause.
+//!
+//! Whatever a look finds is *owed* to the frame until it is copied, so that no way out of here can lose a page. Large rounds go
+//! straight into the frame, small ones into memory, because the time until the next look decides how much is written meanwhile.
+//! Pages that are written in every small round (hot pages) stay owed, and are copied once, in the pause.
+
+use super::aside::Aside;
+use super::watch::{Space, Watch};
+use crate::error::Result;
+use crate::sys::PAGE;
+use crate::track::Ranges;
+use crate::tracee::memory::Memory;
+use crate::transfer::Feed;
+
+/// Rounds up to this size in bytes are copied into memory.
+const SMALL: u64 = 32 << 20;
+/// This little is not worth another round.
+const FEW: u64 = 64 * PAGE;
+/// Large rounds at most; each must be a good deal smaller than the one before anyhow.
+const LARGE_ROUNDS: u32 = 12;
+/// Small rounds at most.
+const SMALL_ROUNDS: u32 = 4;
+
+/// How the rounds went.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    /// How many there were.
+    pub count: u32,
+    /// The last ones did not get smaller: the target writes as fast as pages can be copied.
+    pub diverged: bool,
+    /// Bytes that the pause will have to copy, going by the last round.
+    pub expected: u64,
+}
+
+/// Copies what is not in the store yet straight into the frame, everything there is if it is to be `full`, until little is left.
+pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, full: bool) -> Result<Rounds> {
+    let mut rounds = Rounds::default();
+    let mut bytes = first_look(watch, full)?;
+    while bytes > SMALL {
+        let before = bytes;
+        copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+        rounds.count += 1;
+        bytes = look(watch, false)?;
+        rounds.diverged = bytes > SMALL && (rounds.count >= LARGE_ROUNDS || bytes > before / 4 * 3);
+        if rounds.diverged {
+            break;
+        }
+    }
+    rounds.expected = bytes;
+    Ok(rounds)
+}
+
+/// Copies the little that is left into memory, again and again, until it gets no less.
+pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds) -> Result<()> {
+    if rounds.diverged {
+        return Ok(());
+    }
+    // What was written while the flags of mappings were read is not known yet.
+    let mut bytes = look(watch, false)?;
+    let mut before = u64::MAX;
+    for round in 1.. {
+        copy(watch, |space, memory, todo| Ok(aside.copy_of_running(space.object, memory, todo, rounds.count)))?;
+        rounds.count += 1;
+        // The pause will find about as much as this round did.
+        rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>();
+        if bytes <= FEW || round >= SMALL_ROUNDS || bytes > before / 4 * 3 {
+            break;
+        }
+        before = bytes;
+        bytes = look(watch, true)?;
+    }
+    Ok(())
+}
+
+/// The first look of a frame: what was written since the last frame, or everything; returns how many bytes.
+fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
+    each(watch, |space| {
+        let written = space.tracker.round()?;
+        space.uncommitted = match full {
+            true => space.tracker.everything()?,
+            false => space.uncommitted.union(&written),
+        };
+        space.owed = space.uncommitted.clone();
+        Ok(space.owed.bytes())
+    })
+}
+
+/// A further look; returns how many bytes are to be copied now.
+fn look(watch: &mut Watch, small: bool) -> Result<u64> {
+    each(watch, |space| {
+        let written = space.tracker.round()?;
+        space.uncommitted = space.uncommitted.union(&written);
+        space.owed = space.owed.union(&written);
+        if small {
+            space.hot = space.hot.union(&written.intersect(&space.recent));
+            space.recent = written;
+        }
+        Ok(space.owed.minus(&space.hot).bytes())
+    })
+}
+
+/// Spaces that have ended in the meantime write nothing more.
+fn each(watch: &mut Watch, mut look: impl FnMut(&mut Space) -> Result<u64>) -> Result<u64> {
+    let mut bytes = 0;
+    for space in watch.spaces() {
+        bytes += match look(space) {
+            Err(_) if space.has_ended() => 0,
+            looked => looked?,
+        };
+    }
+    Ok(bytes)
+}
+
+/// Copies what is owed and not hot; `with` returns the pages that it could not read.
+fn copy(watch: &mut Watch, mut with: impl FnMut(&Space, &Memory, &Ranges) -> Result<Ranges>) -> Result<()> {
+    for space in watch.spaces() {
+        let todo = space.owed.minus(&space.hot);
+        if todo.is_empty() {
+            continue;
+        }
+        // A space that has ended shows at the stop.
+        let Ok(memory) = Memory::open(space.tracker.pid) else { continue };
+        let missing = with(space, &memory, &todo)?;
+        space.owed = space.owed.minus(&todo).union(&missing);
+    }
+    Ok(())
+}

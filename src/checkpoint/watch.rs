@@ -1,0 +1,154 @@
+//! The watch over a tree's memory from one frame to the next: which address spaces are tracked, and what of them is not in the
+//! store yet.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Kind, Result};
+use crate::proc::{self, maps, Pid};
+use crate::resource::contents::Contents;
+use crate::sys::kcmp::{self, Object};
+use crate::sys::sched::Urgent;
+use crate::track::{Last, Ranges, Tracker};
+use crate::tracee::seize::{self, Frozen};
+use crate::tracee::visit::{Site, Visit};
+
+/// One tracked address space.
+#[derive(Debug)]
+pub struct Space {
+    /// Tells what it writes.
+    pub tracker: Tracker,
+    /// Its object in the frame that is being taken.
+    pub object: u32,
+    /// Its object in the last committed frame, if it is in there.
+    pub base: Option<u32>,
+    /// Written since the last committed frame, as far as rounds have told.
+    pub uncommitted: Ranges,
+    /// Written, and not copied yet into the frame that is being taken.
+    pub owed: Ranges,
+    /// Found written by the last small round.
+    pub recent: Ranges,
+    /// Written in one small round after the other.
+    pub hot: Ranges,
+    /// The last look.
+    pub last: Last,
+}
+
+impl Space {
+    fn new(tracker: Tracker) -> Space {
+        Space { tracker, object: 0, base: None, uncommitted: Ranges::default(), owed: Ranges::default(), recent: Ranges::default(), hot: Ranges::default(), last: Last::default() }
+    }
+
+    /// Whether its process is gone.
+    pub fn has_ended(&self) -> bool {
+        !proc::path(self.tracker.pid, "").exists()
+    }
+}
+
+/// All tracked address spaces of a tree.
+#[derive(Debug, Default)]
+pub struct Watch {
+    spaces: Vec<Space>,
+    /// Processes that cannot be tracked, and were said to be.
+    given_up: Vec<Pid>,
+}
+
+impl Watch {
+    /// Begins to track address spaces that are not tracked yet, in a stop of its own if there are any; returns how long that was
+    /// in nanoseconds, and what cannot be tracked and why.
+    pub fn arm(&mut self, root: Pid) -> Result<(u64, Vec<String>)> {
+        self.spaces.retain(|space| !space.tracker.is_dead() && !space.has_ended());
+        let known = |pid: &Pid| self.spaces.iter().any(|space| space.tracker.pid == *pid) || self.given_up.contains(pid);
+        if seize::tree(root)?.iter().all(|pid| known(pid) || self.shares_memory(*pid)) {
+            return Ok((0, Vec::new()));
+        }
+        let urgent = Urgent::begin();
+        let (mut frozen, begun) = super::instant::seize(root)?;
+        let mut notes = Vec::new();
+        for at in 0..frozen.processes.len() {
+            let pid = frozen.processes[at].pid;
+            if frozen.processes[at].is_zombie() || known_or_shared(self, pid) {
+                continue;
+            }
+            match inject(&mut frozen, at) {
+                Ok(tracker) => self.spaces.push(Space::new(tracker)),
+                Err(e) if e.kind() == Kind::TargetGone => return Err(e),
+                Err(e) => {
+                    notes.push(format!("{e}; its pages are frozen by a fork"));
+                    self.given_up.push(pid);
+                }
+            }
+        }
+        frozen.thaw();
+        drop(urgent);
+        Ok((super::nanos(begun.elapsed()), notes))
+    }
+
+    /// Whether the memory of `pid` is tracked by way of another process: a child of vfork, or a thread in all but name.
+    fn shares_memory(&self, pid: Pid) -> bool {
+        self.spaces.iter().any(|space| space.tracker.pid != pid && kcmp::shares(pid, space.tracker.pid, Object::Memory).unwrap_or(false))
+    }
+
+    /// Gives every space its object in the frame that begins.
+    pub fn number(&mut self, contents: &mut Contents) {
+        for space in &mut self.spaces {
+            space.object = contents.object();
+            (space.owed, space.recent, space.hot) = Default::default();
+            space.last = Last::default();
+        }
+    }
+
+    /// All tracked spaces.
+    pub fn spaces(&mut self) -> &mut [Space] {
+        &mut self.spaces
+    }
+
+    /// The object that the pages of a process go to, where they are tracked.
+    pub fn objects(&self) -> HashMap<Pid, u32> {
+        self.living().map(|space| (space.tracker.pid, space.object)).collect()
+    }
+
+    /// The space tracked in process `pid`.
+    pub fn of(&mut self, pid: Pid) -> Option<&mut Space> {
+        self.spaces.iter_mut().find(|space| space.tracker.pid == pid && !space.tracker.is_dead())
+    }
+
+    fn living(&self) -> impl Iterator<Item = &Space> {
+        self.spaces.iter().filter(|space| !space.tracker.is_dead())
+    }
+
+    /// The tree is stopped: what changed in every space since the last round.
+    pub fn look(&mut self) -> Result<()> {
+        for space in self.spaces.iter_mut().filter(|space| !space.tracker.is_dead()) {
+            match space.tracker.last() {
+                Ok(last) => space.last = last,
+                // A process that ended before the stop is no part of the frame.
+                Err(_) if space.has_ended() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// The frame is committed: what it holds of `objects` need not be copied again. Spaces that are not in it are forgotten, and
+    /// begin anew with the next frame.
+    pub fn committed(&mut self, objects: &[u32]) {
+        self.spaces.retain(|space| objects.contains(&space.object));
+        for space in &mut self.spaces {
+            space.base = Some(space.object);
+            space.uncommitted = Ranges::default();
+            let last = std::mem::take(&mut space.last);
+            space.tracker.settle(&last);
+        }
+    }
+}
+
+fn known_or_shared(watch: &Watch, pid: Pid) -> bool {
+    watch.spaces.iter().any(|space| space.tracker.pid == pid) || watch.given_up.contains(&pid) || watch.shares_memory(pid)
+}
+
+fn inject(frozen: &mut Frozen, at: usize) -> Result<Tracker> {
+    let process = &mut frozen.processes[at];
+    let site = Site::find(process.pid, &maps::read(&proc::path(process.pid, "maps"))?)?;
+    let leader = process.threads.first_mut().ok_or_else(|| Error::refused(format!("pid {} has no thread", process.pid)))?;
+    Tracker::inject(&mut Visit::begin(process.pid, leader, site)?)
+}
