@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::hooks::{Event, Hooks};
+use crate::hooks::Hooks;
 use crate::image::Compression;
 use crate::proc::{self, stat, Pid};
 use crate::resource::fd::CaptureOptions;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Options, SaveFiles, SpaceSource};
+use super::{Options, SaveFiles};
 use crate::error::{Error, Result};
 use crate::manifest::{Body, Life, Process, Shares, Thread};
 use crate::proc::{status::Status, Pid};

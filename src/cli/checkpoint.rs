@@ -102,6 +102,7 @@ impl Args {
                 tcp_close: self.tcp == TcpArg::Close,
             },
             hooks: Hooks(self.hook.clone()),
+            ..Options::default()
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod mapping;
 pub mod pagemap;
 pub mod pidfd;
 pub mod probe;
+pub mod probe_wp;
 pub mod process_vm;
 pub mod ptrace;
 pub mod sched;

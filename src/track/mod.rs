@@ -8,3 +8,19 @@ mod tracker;
 
 pub use ranges::{Range, Ranges};
 pub use tracker::{Last, Tracker};
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+use crate::sys::probe_wp;
+
+/// Whether this kernel can track writes, and does not lose any; tried once.
+pub fn is_sound() -> Result<()> {
+    static TRIED: OnceLock<Option<String>> = OnceLock::new();
+    let fault = TRIED.get_or_init(|| match probe_wp::tells_the_truth() {
+        Ok(true) => None,
+        Ok(false) => Some("this kernel's write tracking loses pages that a program drops (a fault mended in later kernels)".to_owned()),
+        Err(e) => Some(format!("this kernel cannot track writes (userfaultfd with asynchronous write protection, Linux 6.7): {e}")),
+    });
+    fault.as_ref().map_or(Ok(()), |fault| Err(Error::refused(fault.clone())))
+}
