@@ -73,38 +73,26 @@ pub struct Query {
 
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
+/// Bytes looked at under one hold of the target's map lock, or more where nothing is mapped.
+const STEP: u64 = 1 << 30;
 
 /// Regions of [`start`, `end`) in which any category of `any_of` holds, with those of `report` that hold.
 pub fn scan(pagemap: &File, start: u64, end: u64, any_of: u64, report: u64) -> io::Result<Vec<Region>> {
     find(pagemap, start, end, Query { any_of, report, ..Query::default() })
 }
 
-/// Regions of [`start`, `end`) that match `query`.
+/// Regions of [`start`, `end`) that match `query`, in steps, so that the target can change its mappings in between.
 pub fn find(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<Vec<Region>> {
     let mut found = Vec::new();
     let mut chunk = [Region::default(); 512];
     let mut at = start;
     while at < end {
-        let (n, walked) = walk(pagemap, at, end, query, &mut chunk)?;
+        let to = at.saturating_add(STEP).min(end);
+        let (n, walked) = walk(pagemap, at, to, query, &mut chunk)?;
         found.extend_from_slice(&chunk[..n]);
-        if walked <= at {
-            break;
-        }
-        at = walked;
+        at = if walked > at { walked } else { to };
     }
     Ok(found)
-}
-
-/// Write-protects what matches in [`start`, `end`) and reports nothing, in steps, so that the target can change its mappings in between.
-pub fn protect(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<()> {
-    const STEP: u64 = 256 << 20;
-    let mut at = start;
-    while at < end {
-        let to = at.saturating_add(STEP).min(end);
-        walk(pagemap, at, to, Query { protect: true, ..query }, &mut [])?;
-        at = to;
-    }
-    Ok(())
 }
 
 /// One call: how many regions it found, and how far it came.
@@ -114,7 +102,8 @@ fn walk(pagemap: &File, start: u64, end: u64, query: Query, out: &mut [Region]) 
         flags: if query.protect { WP_MATCHING } else { 0 } | if query.registered { CHECK_WPASYNC } else { 0 },
         start,
         end,
-        vec: if out.is_empty() { 0 } else { out.as_mut_ptr() as u64 },
+        // Without a vector the kernel would protect holes too, whatever is asked.
+        vec: out.as_mut_ptr() as u64,
         vec_len: out.len() as u64,
         category_mask: query.all_of,
         category_anyof_mask: query.any_of,

@@ -72,7 +72,8 @@ fn tries(area: &Area) -> io::Result<bool> {
     uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_ASYNC)?;
     area.touch(0, 6 * MIB);
     uffd.register(area.start, LEN, mode::WP)?;
-    let arm = || pagemap::protect(&pagemap, area.start, area.start + LEN, Query { all_of: category::WRITTEN, any_of: THERE, ..Query::default() });
+    let present = Query { all_of: category::WRITTEN, any_of: THERE, report: THERE, protect: true, ..Query::default() };
+    let arm = || pagemap::find(&pagemap, area.start, area.start + LEN, present);
     let fast = Query { all_of: category::WRITTEN, report: category::WRITTEN, registered: true, ..Query::default() };
     let written = || -> io::Result<Vec<(u64, u64)>> {
         let found = pagemap::find(&pagemap, area.start, area.start + LEN, fast)?;

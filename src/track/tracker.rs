@@ -106,8 +106,7 @@ impl Tracker {
             self.dead |= matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ESRCH)) && self.has_ended(vma.start);
             return Ok(Vec::new());
         }
-        pagemap::protect(pagemap, vma.start, vma.end, Query { all_of: category::WRITTEN, any_of: THERE, ..Query::default() })?;
-        pagemap::scan(pagemap, vma.start, vma.end, THERE, KIND)
+        pagemap::find(pagemap, vma.start, vma.end, Query { registered: false, ..written })
     }
 
     /// Whether the descriptor's address space has no more users. If it has, a page at worst passes for written.
