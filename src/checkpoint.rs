@@ -124,6 +124,8 @@ pub struct Report {
     pub pause_ns: u64,
     /// From the start to the frame safe on storage, in nanoseconds.
     pub durable_ns: u64,
+    /// From the instant of the frame to the frame safe on storage, in nanoseconds.
+    pub lag_ns: u64,
     /// Pages of 4096 bytes that hold data.
     pub pages: u64,
     /// Pages that are zero and take no room.

@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 
-use crate::checkpoint::{checkpoint, Options as Capture, Then};
+use crate::checkpoint::{Options as Capture, Then};
+use crate::epochs::{Epochs, Schedule};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proc::{self, stat, Pid};
 use crate::restore::{restore, Loaded, Options as Restore};
 use crate::resource::fd::restore::RestoreOptions;
+use crate::signals::{News, Signals};
 use crate::store::{DirStore, FrameRef, Store};
 use crate::sys::{children, pidfd};
 
 mod outcome;
-mod signals;
 
 pub use outcome::Outcome;
-use signals::{News, Signals};
 
 /// What to do when the program crashes: is killed by a signal, or exits with another status than 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Plan {
     pub capture: Capture,
     /// The time from the start of one frame to the start of the next; none: only the last one is taken.
     pub every: Option<Duration>,
+    /// One frame in so many holds everything, the others what was written since the one before.
+    pub full_every: u32,
     /// How many frames stay in the store; none: all.
     pub keep: Option<usize>,
     /// What to do after a crash.
@@ -172,32 +174,36 @@ impl Keeper<'_> {
 
     /// Takes frames until the program ends or a signal comes.
     fn watch(&mut self, program: Program) -> Result<End> {
-        let mut due = self.plan.every.map(|every| Instant::now() + every);
+        let Plan { every, full_every, keep, .. } = *self.plan;
+        let schedule = Schedule { every: every.unwrap_or(Duration::MAX), full_every, keep };
+        let mut epochs = Epochs::begin(program.pid, self.plan.capture.clone(), schedule)?;
+        every.into_iter().for_each(|every| epochs.postpone(every));
         loop {
-            let news = self.signals.wait(due)?;
+            let news = self.signals.wait(every.map(|_| epochs.due()))?;
             if let Some(outcome) = reap(&program)? {
                 return Ok(End::Ended(outcome, matches!(news, News::Stop(_))));
             }
             match news {
-                News::Stop(signal) => return self.last_frame(&program, signal).map(End::Stopped),
+                News::Stop(signal) => return self.last_frame(&program, &mut epochs, signal).map(End::Stopped),
                 News::Child => {}
-                News::Due => {
-                    due = self.plan.every.map(|every| Instant::now() + every);
-                    self.frame(&program);
-                }
+                News::Due => self.frame(&program, &mut epochs),
             }
         }
     }
 
     /// Takes a frame; a failure is worth a line, and the program goes on.
-    fn frame(&mut self, program: &Program) {
-        let taken = checkpoint(program.pid, self.store, &self.plan.capture);
-        match taken {
-            Ok(report) => {
+    fn frame(&mut self, program: &Program, epochs: &mut Epochs) {
+        match epochs.take(self.store) {
+            Ok(epoch) => {
                 self.failures = 0;
-                self.note(report.notes);
-                self.say(&format!("{}: paused {:.1} ms", report.frame, report.pause_ns as f64 / 1e6));
-                self.retain();
+                self.note(epoch.report.notes);
+                self.say(&format!("{}: paused {:.1} ms", epoch.report.frame, epoch.report.pause_ns as f64 / 1e6));
+                if let Some(every) = epoch.new_interval {
+                    self.say(&format!("the store takes {:.1} s a frame: now one every {:.1} s", epoch.report.durable_ns as f64 / 1e9, every.as_secs_f64()));
+                }
+                if let Err(e) = epoch.removed {
+                    eprintln!("stillframe: cannot remove old frames: {e}");
+                }
             }
             // The program may have ended under our hands, which the next look will tell.
             Err(_) if !alive(program.pid) => {}
@@ -221,11 +227,9 @@ impl Keeper<'_> {
     }
 
     /// One last frame that ends the program at the same instant.
-    fn last_frame(&self, program: &Program, signal: i32) -> Result<i32> {
+    fn last_frame(&self, program: &Program, epochs: &mut Epochs, signal: i32) -> Result<i32> {
         self.signals.end_at_once(program.pid)?;
-        let capture = Capture { then: Then::Kill, ..self.plan.capture.clone() };
-        let taken = checkpoint(program.pid, self.store, &capture);
-        match taken {
+        match epochs.last(self.store, Then::Kill) {
             Ok(report) => {
                 self.retain();
                 end_descendants();

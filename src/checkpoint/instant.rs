@@ -33,6 +33,8 @@ pub struct Instance {
     pub live: Vec<(u32, Ranges)>,
     pub hold: Hold,
     pub pause_ns: u64,
+    /// When the tree was let go, or would have been.
+    pub thawed: Instant,
     pub host: Host,
     /// Pages copied in the pause.
     pub copied: u64,
@@ -114,14 +116,15 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
         }
         Then::Stop | Then::Kill => Hold::Target(frozen),
     };
-    let pause_ns = super::nanos(begun.elapsed());
+    let thawed = Instant::now();
+    let pause_ns = super::nanos(thawed - begun);
     drop(urgent);
     if let Hold::Twins(twins) = &hold {
         twins.iter().try_for_each(Twin::drop_descriptors)?;
         job.options.hooks.run(Event::Resumed, job.root, None)?;
     }
     let Divided { rest, live, copied, notes } = divided;
-    Ok(Instance { captured, rest, live, hold, pause_ns, host, copied, notes })
+    Ok(Instance { captured, rest, live, hold, pause_ns, thawed, host, copied, notes })
 }
 
 /// Reads state on this thread, and page tables on another at the same time.

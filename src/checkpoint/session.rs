@@ -9,7 +9,7 @@ use super::aside::Aside;
 use super::instant::{self, Hold, Instance, Job};
 use super::precopy::{self, Rounds};
 use super::watch::Watch;
-use super::{Method, Options, Report};
+use super::{Method, Options, Report, Then};
 use crate::error::{Error, Result};
 use crate::hooks::Event;
 use crate::image::{FrameId, FrameWriter, Header};
@@ -55,6 +55,11 @@ impl Session {
         Ok(Session { root, options, watch, surveys: HashMap::new(), last: None, notes })
     }
 
+    /// What becomes of the tree when the next frame is taken.
+    pub fn then(&mut self, then: Then) {
+        self.options.then = then;
+    }
+
     /// Takes a frame into `store`; with `increment` it holds only what was written since the last one of this session, if there
     /// is one.
     pub fn frame(&mut self, store: &dyn Store, increment: bool) -> Result<Report> {
@@ -67,7 +72,7 @@ impl Session {
         let watch = self.watch.as_mut().unwrap_or(&mut unwatched);
         let (arming_ns, mut unarmed) = if tracking { watch.arm(self.root)? } else { (0, Vec::new()) };
         notes.append(&mut unarmed);
-        let parent = self.last.clone().filter(|_| increment);
+        let parent = self.last.clone().filter(|(_, frame)| increment && store.list(Some(&name)).is_ok_and(|frames| frames.contains(frame)));
         let pending = store.begin(&name)?;
         let mut contents = Contents::new(pending.path().parent().unwrap_or(Path::new(".")).to_owned());
         watch.number(&mut contents);
@@ -78,7 +83,7 @@ impl Session {
         let (totals, taken) = transfer::run(&mut writer, &how, |feed| making.make(feed, parent.is_none()))?;
         let Taken { instance, rounds, guards } = taken;
         // The twins end first: they hold the target's memory.
-        let Instance { mut captured, live, hold, pause_ns, host, copied, notes: mut more, .. } = instance;
+        let Instance { mut captured, live, hold, pause_ns, thawed, host, copied, notes: mut more, .. } = instance;
         let twins = matches!(&hold, Hold::Twins(twins) if !twins.is_empty());
         let hold = hold.end_twins()?;
         notes.append(&mut more);
@@ -110,7 +115,7 @@ impl Session {
         self.options.hooks.run(Event::Committed, self.root, Some(&frame.to_string()))?;
         let Totals { pages, zero_pages, .. } = totals;
         let durable_ns = super::nanos(started.elapsed());
-        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns, pause_ns, durable_ns, pages, zero_pages, bytes: written.bytes, notes })
+        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns, pause_ns, durable_ns, lag_ns: super::nanos(thawed.elapsed()), pages, zero_pages, bytes: written.bytes, notes })
     }
 }
 

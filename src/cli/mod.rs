@@ -11,6 +11,7 @@ mod check;
 mod checkpoint;
 mod inspect;
 mod list;
+mod protect;
 mod restore;
 mod rm;
 mod run;
@@ -30,6 +31,7 @@ enum Command {
     Checkpoint(checkpoint::Args),
     Restore(restore::Args),
     Run(run::Args),
+    Protect(protect::Args),
     List(list::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
@@ -62,6 +64,7 @@ pub fn run(cli: &Cli) -> Result<i32> {
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Run(args) => run::run(args),
+        Command::Protect(args) => protect::run(args),
         Command::List(args) => list::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),

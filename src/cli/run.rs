@@ -29,7 +29,10 @@ pub struct Args {
     /// Time from the start of one frame to the start of the next (500ms, 10s, 5m, 2h) [default: only a last frame]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     every: Option<Duration>,
-    /// Keep only the newest N frames
+    /// Let one frame in N hold everything; the others hold what was written since the one before
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    full_every: u32,
+    /// Keep only the newest N frames, and those that they build upon
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// What to do when the program is killed by a signal or exits with another status than 0
@@ -66,6 +69,7 @@ pub fn run(args: &Args) -> Result<i32> {
         command: args.command.clone(),
         capture: Options { name: Some(args.name.clone()), compression: args.compress, ..Options::default() },
         every: args.every,
+        full_every: args.full_every,
         keep: args.keep.map(|keep| keep as usize),
         on_crash: match args.on_crash {
             OnCrashArg::Resume => OnCrash::Resume,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials;
 use super::signals::{blockable, Pending};
-use crate::arch::{self, xstate};
+use crate::arch::{self, restart, xstate, Registers};
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, status::Status, Pid};
 use crate::sys::ptrace::{self, Rseq};
@@ -71,10 +71,11 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
     let mut raw = [0; STACK_LEN as usize + 16];
     visit.memory().read(out, &mut raw)?;
     let word = |at: usize| raw[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let registers = registers(visit);
     let status = Status::read_thread(pid, tid)?;
     let timer_slack = visit.must("read a timer slack", libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0])?;
     Ok(State {
-        registers: arch::to_words(&visit.thread().regs).to_vec(),
+        registers: arch::to_words(&registers).to_vec(),
         xstate: ptrace::xstate(tid).context(failed("processor state"))?,
         sigmask: visit.thread().sigmask,
         pending: Pending::capture(visit, false)?,
@@ -91,6 +92,20 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
         parent_death_signal: word(STACK_LEN as usize + 8) as i32,
         credentials: credentials::capture(visit, &status)?,
     })
+}
+
+/// As at the stop; a call that was interrupted before, by an earlier frame or by job control, is called by its name.
+fn registers(visit: &mut Visit<'_>) -> Registers {
+    let regs = visit.thread().regs;
+    let mut code = [0; restart::CODE_LEN];
+    match restart::code_to_read(&regs) {
+        // Code that cannot be read tells nothing; the arguments may.
+        Some(at) => {
+            let _ = visit.memory().read(at, &mut code);
+            restart::unveiled(&regs, &code)
+        }
+        None => regs,
+    }
 }
 
 fn name(pid: Pid, tid: Pid) -> Result<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! x86-64: registers, restarts of interrupted system calls, and the code that is put into a target.
 
 pub mod cpu;
+pub mod restart;
 pub mod stub;
 pub mod vdso;
 pub mod xstate;

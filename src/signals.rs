@@ -1,6 +1,6 @@
 //! Signals as news that is read when there is time for it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -57,13 +57,17 @@ impl Signals {
         }
     }
 
+    /// The same, and whether `other` became readable; that may come without news.
+    pub fn wait_with(&self, other: BorrowedFd<'_>, due: Instant) -> Result<(Option<News>, bool)> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+        poll_for(&mut fds, Some(due.saturating_duration_since(Instant::now())))?;
+        let readable = fds[1].any().unwrap_or(false);
+        let news = self.read()?.or((Instant::now() >= due).then_some(News::Due));
+        Ok((news, readable))
+    }
+
     fn poll(&self, left: Option<Duration>) -> Result<()> {
-        // Rounded up, lest the last millisecond be spent in a spin; a wait longer than poll can do is done in parts.
-        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX));
-        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(e) => Err(e).context("cannot wait for signals"),
-        }
+        poll_for(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], left)
     }
 
     /// All that has come: a request to stop outweighs children.
@@ -94,5 +98,14 @@ impl Signals {
     /// From now on a request to stop kills `root` and ends us.
     pub fn end_at_once(&self, root: Pid) -> Result<()> {
         children::end_at_once_on(&self.stop, root).context("cannot set signal handlers")
+    }
+}
+
+fn poll_for(fds: &mut [PollFd<'_>], left: Option<Duration>) -> Result<()> {
+    // Rounded up, lest the last millisecond be spent in a spin; a wait longer than poll can do is done in parts.
+    let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX));
+    match poll(fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(e) => Err(e).context("cannot wait for signals"),
     }
 }
