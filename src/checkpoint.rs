@@ -15,6 +15,7 @@ use crate::store::{FrameRef, Store};
 use crate::tracee::seize::tree;
 
 mod aside;
+mod calls;
 mod capture;
 mod instant;
 mod precopy;

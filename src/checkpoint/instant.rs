@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::aside::Aside;
+use super::calls::Calls;
 use super::capture::{self, Captured};
 use super::watch::Watch;
 use super::{Method, Options, Then};
@@ -85,6 +86,7 @@ pub struct Job<'a> {
     pub root: Pid,
     pub options: &'a Options,
     pub watch: &'a mut Watch,
+    pub calls: &'a mut Calls,
     pub surveys: &'a mut HashMap<Pid, Survey>,
     pub contents: &'a mut Contents,
     pub aside: &'a mut Aside,
@@ -104,6 +106,7 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
     // On a busy machine the target would stand still while others run.
     let urgent = Urgent::begin();
     let (mut frozen, begun) = seize(job.root)?;
+    job.calls.exchange(&mut frozen);
     job.options.hooks.run(Event::Frozen, job.root, None)?;
     host.read_clocks(job.root)?;
     let mut captured = capture_and_look(&mut frozen, job)?;

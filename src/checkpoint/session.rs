@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use super::aside::Aside;
+use super::calls::Calls;
 use super::instant::{self, Hold, Instance, Job};
 use super::precopy::{self, Rounds};
 use super::watch::Watch;
@@ -28,6 +29,7 @@ pub struct Session {
     options: Options,
     watch: Option<Watch>,
     surveys: HashMap<Pid, Survey>,
+    calls: Calls,
     last: Option<(FrameId, FrameRef)>,
     notes: Vec<String>,
 }
@@ -52,7 +54,7 @@ impl Session {
                 None
             }
         };
-        Ok(Session { root, options, watch, surveys: HashMap::new(), last: None, notes })
+        Ok(Session { root, options, watch, surveys: HashMap::new(), calls: Calls::default(), last: None, notes })
     }
 
     /// What becomes of the tree when the next frame is taken.
@@ -70,7 +72,7 @@ impl Session {
         let mut unwatched = Watch::default();
         let tracking = self.watch.is_some();
         let watch = self.watch.as_mut().unwrap_or(&mut unwatched);
-        let (arming_ns, mut unarmed) = if tracking { watch.arm(self.root)? } else { (0, Vec::new()) };
+        let (arming_ns, mut unarmed) = if tracking { watch.arm(self.root, &mut self.calls)? } else { (0, Vec::new()) };
         notes.append(&mut unarmed);
         let parent = self.last.clone().filter(|(_, frame)| increment && store.list(Some(&name)).is_ok_and(|frames| frames.contains(frame)));
         let pending = store.begin(&name)?;
@@ -78,7 +80,7 @@ impl Session {
         watch.number(&mut contents);
         let header = Header::new(parent.as_ref().map(|parent| parent.0));
         let mut writer = pending.writer(&header)?;
-        let mut making = Making { root: self.root, options: &self.options, watch, surveys: &mut self.surveys, contents: &mut contents };
+        let mut making = Making { root: self.root, options: &self.options, watch, calls: &mut self.calls, surveys: &mut self.surveys, contents: &mut contents };
         let how = How { compression: self.options.compression };
         let (totals, taken) = transfer::run(&mut writer, &how, |feed| making.make(feed, parent.is_none()))?;
         let Taken { instance, rounds, guards } = taken;
@@ -124,6 +126,7 @@ struct Making<'a> {
     root: Pid,
     options: &'a Options,
     watch: &'a mut Watch,
+    calls: &'a mut Calls,
     surveys: &'a mut HashMap<Pid, Survey>,
     contents: &'a mut Contents,
 }
@@ -145,6 +148,7 @@ impl Making<'_> {
             root: self.root,
             options: self.options,
             watch: self.watch,
+            calls: self.calls,
             surveys: self.surveys,
             contents: self.contents,
             aside: &mut aside,

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::calls::Calls;
 use crate::error::{Error, Kind, Result};
 use crate::proc::{self, maps, Pid};
 use crate::resource::contents::Contents;
@@ -55,7 +56,7 @@ pub struct Watch {
 impl Watch {
     /// Begins to track address spaces that are not tracked yet, in a stop of its own if there are any; returns how long that was
     /// in nanoseconds, and what cannot be tracked and why.
-    pub fn arm(&mut self, root: Pid) -> Result<(u64, Vec<String>)> {
+    pub fn arm(&mut self, root: Pid, calls: &mut Calls) -> Result<(u64, Vec<String>)> {
         self.spaces.retain(|space| !space.tracker.is_dead() && !space.has_ended());
         let known = |pid: &Pid| self.spaces.iter().any(|space| space.tracker.pid == *pid) || self.given_up.contains(pid);
         if seize::tree(root)?.iter().all(|pid| known(pid) || self.shares_memory(*pid)) {
@@ -63,6 +64,7 @@ impl Watch {
         }
         let urgent = Urgent::begin();
         let (mut frozen, begun) = super::instant::seize(root)?;
+        calls.exchange(&mut frozen);
         let mut notes = Vec::new();
         for at in 0..frozen.processes.len() {
             let pid = frozen.processes[at].pid;

@@ -97,6 +97,9 @@ pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
 /// As at the stop; a call that was interrupted before, by an earlier frame or by job control, is called by its name.
 fn registers(visit: &mut Visit<'_>) -> Registers {
     let regs = visit.thread().regs;
+    if let Some(orig_rax) = visit.thread().call {
+        return Registers { orig_rax, ..regs };
+    }
     let mut code = [0; restart::CODE_LEN];
     match restart::code_to_read(&regs) {
         // Code that cannot be read tells nothing; the arguments may.

@@ -25,6 +25,8 @@ pub struct Thread {
     pub regs: Registers,
     /// Blocked signals.
     pub sigmask: u64,
+    /// Number of the call that it is in, where it shows as `restart_syscall` and somebody remembers it.
+    pub call: Option<u64>,
     /// The job control signal that had stopped it before we came.
     pub stopped_by: Option<i32>,
     /// Signals that reached it while it worked for us; sent again at the thaw.
@@ -272,7 +274,7 @@ fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
     if arch::is_32bit(&regs) {
         return Err(Error::refused(format!("pid {pid} thread {tid} runs 32-bit code; only 64-bit programs can be checkpointed")));
     }
-    Ok(Some(Thread { tid, regs, sigmask, stopped_by, parked: Vec::new() }))
+    Ok(Some(Thread { tid, regs, sigmask, call: None, stopped_by, parked: Vec::new() }))
 }
 
 /// Waits until our own stop arrives; signals that come first are delivered, as they would have been. `None` past the deadline.

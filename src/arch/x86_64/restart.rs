@@ -15,6 +15,12 @@ pub fn code_to_read(regs: &Registers) -> Option<u64> {
     inside.then(|| regs.rip.wrapping_sub(SYSCALL_LEN + CODE_LEN as u64))
 }
 
+/// Whether a thread is still in the call that it was in: same place, same stack, same arguments.
+pub fn is_same_call(before: &Registers, now: &Registers) -> bool {
+    let place = |regs: &Registers| [regs.rip, regs.rsp, regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    place(before) == place(now)
+}
+
 /// The registers as if the call had been interrupted only once; unchanged where nobody can tell which call it is.
 pub fn unveiled(regs: &Registers, code: &[u8]) -> Registers {
     let call = loaded(code).or_else(|| shaped(regs));
