@@ -1,15 +1,16 @@
 //! A stopped thread of a live target makes system calls for us, and goes home by itself should we die meanwhile.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
 use super::memory::Memory;
 use super::seize::Thread;
-use super::{run_call, Remote, RemoteExt};
-use crate::arch::{stub, vdso};
+use super::{run_call, to_syscall_stop, Remote, RemoteExt};
+use crate::arch::{self, stub, vdso};
 use crate::error::{Error, Result};
 use crate::proc::{self, maps::Vma, Pid};
-use crate::sys::{ptrace, PAGE};
+use crate::sys::{pidfd, ptrace, PAGE};
 
 /// Where in a target's vDSO stubs can live: behind its code, where nothing else is.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +112,24 @@ impl<'a> Visit<'a> {
             self.scratch = self.must("map a scratch page", libc::SYS_mmap, [0, SCRATCH_LEN, prot, flags, u64::MAX, 0])?;
         }
         Ok(self.scratch)
+    }
+
+    /// Makes a userfaultfd for the process's memory, and returns our duplicate; none stays behind in the process, even if we die meanwhile.
+    pub fn userfaultfd(&mut self, flags: i32) -> io::Result<OwnedFd> {
+        let base = self.site.base + stub::MAX_LEN as u64;
+        let program = stub::watch(base, &self.thread.regs, self.thread.sigmask, flags as u32);
+        self.memory.force(base, &program.bytes).map_err(|e| io::Error::from_raw_os_error(e.errno().unwrap_or(libc::EIO)))?;
+        let (tid, parked) = (self.thread.tid, &mut self.thread.parked);
+        let mut regs = self.thread.regs;
+        (regs.rip, regs.orig_rax) = (program.entry, -1i64 as u64);
+        ptrace::set_regs(tid, &regs)?;
+        to_syscall_stop(tid, parked)?;
+        to_syscall_stop(tid, parked)?;
+        let theirs = arch::call_result(&ptrace::regs(tid)?);
+        let ours = theirs.and_then(|fd| pidfd::get(pidfd::open(self.pid)?.as_fd(), fd as i32));
+        to_syscall_stop(tid, parked)?;
+        to_syscall_stop(tid, parked)?;
+        ours
     }
 
     /// Lends the thread to the twin program placed behind the call stub: its entry, with the way home for any failure.

@@ -11,7 +11,6 @@ use crate::error::{Context, Error, Result};
 use crate::proc::{self, maps, maps::Vma, Pid};
 use crate::sys::pagemap::{self, category, Query, Region};
 use crate::sys::uffd::{self, feature, mode, Uffd};
-use crate::sys::pidfd;
 use crate::tracee::visit::Visit;
 use crate::tracee::Remote;
 
@@ -52,10 +51,7 @@ impl Tracker {
         let pid = visit.pid();
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | uffd::USER_MODE_ONLY;
         let explain = |e: io::Error| Error::io(format!("pid {pid}: cannot watch its writes (userfaultfd)"), e);
-        let theirs = visit.call(libc::SYS_userfaultfd, [flags as u64, 0, 0, 0, 0, 0]).map_err(explain)?;
-        let ours = pidfd::open(pid).and_then(|process| pidfd::get(std::os::fd::AsFd::as_fd(&process), theirs as i32));
-        visit.call(libc::SYS_close, [theirs, 0, 0, 0, 0, 0]).map_err(explain)?;
-        let uffd = Uffd::from(ours.map_err(explain)?);
+        let uffd = Uffd::from(visit.userfaultfd(flags).map_err(explain)?);
         uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_ASYNC).map_err(explain)?;
         Ok(Tracker { pid, uffd, populated: Ranges::default(), guards: Ranges::default(), dead: false })
     }

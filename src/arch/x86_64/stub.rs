@@ -125,6 +125,20 @@ pub fn call(base: u64, stopped: &Registers, mask: u64) -> Stub {
     Stub { bytes: asm.0, entry, tail }
 }
 
+/// Makes a userfaultfd, closes it again, then home. A tracer takes a duplicate in between; should it die there, the descriptor is
+/// closed all the same.
+pub fn watch(base: u64, stopped: &Registers, mask: u64, flags: u32) -> Stub {
+    let regs = home(stopped);
+    let mut asm = start(&regs, mask);
+    let entry = base + asm.0.len() as u64;
+    asm.mov_edi(flags).mov_eax(libc::SYS_userfaultfd).syscall();
+    // mov edi, eax: where there is no descriptor, there is none to close.
+    asm.put(&[0x89, 0xc7]).mov_eax(libc::SYS_close).syscall();
+    let tail = base + asm.0.len() as u64;
+    go_home(&mut asm, base, &regs);
+    Stub { bytes: asm.0, entry, tail }
+}
+
 /// Forks the twin, then home.
 ///
 /// The twin is born of a middle process that shares the target's memory, so that it is nobody's child once the middle is gone;
