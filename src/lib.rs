@@ -5,6 +5,8 @@ pub mod arch;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod epochs;
 pub mod error;
 pub mod hooks;

@@ -1,0 +1,3 @@
+//! A service that outlives its process, its server and its standby: agents on a shared store of cluster state.
+
+pub mod state;
