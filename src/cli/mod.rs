@@ -9,6 +9,8 @@ use crate::store::{default_dir, DirStore};
 
 mod check;
 mod checkpoint;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod inspect;
 mod list;
 mod protect;
@@ -37,6 +39,43 @@ enum Command {
     Verify(verify::Args),
     Rm(rm::Args),
     Check(check::Args),
+    #[cfg(feature = "cluster")]
+    Agent(cluster::AgentArgs),
+    #[cfg(feature = "cluster")]
+    Status(cluster::StatusArgs),
+    /// Move a service to another node with a last frame: nothing is lost
+    ///
+    /// Exit status of all commands for a cluster: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy, 4 the
+    /// store cannot be reached or has no majority.
+    #[cfg(feature = "cluster")]
+    Switchover(cluster::MoveArgs),
+    /// End a service where it is and resume its newest committed frame on another node
+    #[cfg(feature = "cluster")]
+    Failover(cluster::MoveArgs),
+    /// Move a service back to the first node of its list
+    #[cfg(feature = "cluster")]
+    Failback(cluster::FailbackArgs),
+    /// Hands off: nothing is started or moved by itself until `resume`
+    #[cfg(feature = "cluster")]
+    Pause(cluster::ClusterArgs),
+    /// End a pause
+    #[cfg(feature = "cluster")]
+    Resume(cluster::ClusterArgs),
+    /// Move all services off a node, and leave it empty
+    #[cfg(feature = "cluster")]
+    Drain(cluster::NodeArgs),
+    /// Use a drained or fenced node again
+    #[cfg(feature = "cluster")]
+    Undrain(cluster::NodeArgs),
+    /// Shut a node off by its fence command, and let others take over at once
+    #[cfg(feature = "cluster")]
+    Fence(cluster::FenceArgs),
+    /// Show what happened in the cluster
+    #[cfg(feature = "cluster")]
+    History(cluster::HistoryArgs),
+    /// Put the services of a configuration into the cluster; errors name line and field
+    #[cfg(feature = "cluster")]
+    Apply(cluster::ApplyArgs),
 }
 
 /// Where frames are.
@@ -70,5 +109,26 @@ pub fn run(cli: &Cli) -> Result<i32> {
         Command::Verify(args) => verify::run(args),
         Command::Rm(args) => rm::run(args),
         Command::Check(args) => check::run(args),
+        #[cfg(feature = "cluster")]
+        command => of_cluster(command),
+    }
+}
+
+#[cfg(feature = "cluster")]
+fn of_cluster(command: &Command) -> Result<i32> {
+    match command {
+        Command::Agent(args) => cluster::agent(args),
+        Command::Status(args) => cluster::status(args),
+        Command::Switchover(args) => cluster::move_service("switchover", args),
+        Command::Failover(args) => cluster::move_service("failover", args),
+        Command::Failback(args) => cluster::failback(args),
+        Command::Pause(args) => cluster::pause(args, true),
+        Command::Resume(args) => cluster::pause(args, false),
+        Command::Drain(args) => cluster::drain(args, true),
+        Command::Undrain(args) => cluster::drain(args, false),
+        Command::Fence(args) => cluster::fence(args),
+        Command::History(args) => cluster::history(args),
+        Command::Apply(args) => cluster::apply(args),
+        _ => Err(Error::new(Kind::Usage, "this is no command of a cluster")),
     }
 }

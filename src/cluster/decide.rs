@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Failback, Service as Spec, Timings};
-use super::state::Revision;
+use super::state::{Lease, Revision};
 use super::view::{Last, Request, Service, State, View};
 
 pub mod place;
@@ -20,6 +20,8 @@ pub type Moment = u64;
 pub struct Here {
     /// Its name.
     pub me: String,
+    /// Its lease; what it owned under a former one is not its own any more.
+    pub lease: Lease,
     /// The time.
     pub now: Moment,
     /// Whether frames are seen by all.
@@ -108,8 +110,8 @@ pub fn decide(view: &View, here: &Here, timings: &Timings) -> Vec<Action> {
         let turn = Turn { view, here, timings, name, service };
         match (&service.owner, &service.spec) {
             _ if here.instances.get(name).is_some_and(|instance| instance.busy) => {}
-            (Some(owner), Some(spec)) if owner.node == here.me => turn.own(owner.token, spec, &mut actions),
-            (Some(owner), _) if owner.node == here.me => actions.push(turn.give_up(owner.token, "it was removed from the configuration")),
+            (Some(owner), Some(spec)) if owner.node == here.me && owner.lease == here.lease => turn.own(owner.token, spec, &mut actions),
+            (Some(owner), _) if owner.node == here.me && owner.lease == here.lease => actions.push(turn.give_up(owner.token, "it was removed from the configuration")),
             _ if here.instances.contains_key(name) => actions.push(turn.stop()),
             (Some(owner), Some(spec)) => turn.stand_by(&owner.node, spec, &mut actions),
             (None, Some(spec)) => {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::config;
-use super::state::{Entry, Event, Revision, Snapshot};
+use super::state::{Entry, Event, Lease, Revision, Snapshot};
 
 /// Where a cluster's keys are.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub struct Owner {
     pub node: String,
     /// The fencing token: the create revision of the key.
     pub token: Revision,
+    /// The lease that it ends with.
+    pub lease: Lease,
 }
 
 /// Who owned a service last.
@@ -215,7 +217,7 @@ impl View {
             "drained" => drop(self.drained.insert(name)),
             "fenced" => drop(self.fenced.insert(name)),
             "spec" => self.services.entry(name).or_default().spec = read(entry),
-            "owner" => self.services.entry(name).or_default().owner = Some(Owner { node: entry.value.clone(), token: entry.created }),
+            "owner" => self.services.entry(name).or_default().owner = Some(Owner { node: entry.value.clone(), token: entry.created, lease: entry.lease }),
             "last" => self.services.entry(name).or_default().last = read(entry),
             "phase" => self.services.entry(name).or_default().phase = read(entry),
             "frame" => self.services.entry(name).or_default().frame = read(entry),

@@ -107,8 +107,8 @@ fn word_of(child: Pid, reader: OwnedFd) -> Result<(Pid, Vec<String>)> {
     Err(Error::new(Kind::Refused, why))
 }
 
-/// The number in our pid namespace of the process that the init `child` knows as `inner`.
-fn outer_pid(child: Pid, inner: Pid) -> Option<Pid> {
+/// The number in our pid namespace of the process that the init `child` knows as `inner`; none once it is gone.
+pub fn outer_pid(child: Pid, inner: Pid) -> Option<Pid> {
     let all = proc::numbers(Path::new("/proc")).ok()?;
     let space = proc::link(&proc::path(child, "ns/pid")).ok()?;
     all.into_iter().find(|&pid| {

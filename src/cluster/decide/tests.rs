@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn owned_by(mut self, node: &str) -> Scene {
-        self.service().owner = Some(Owner { node: node.to_owned(), token: 7 });
+        self.service().owner = Some(Owner { node: node.to_owned(), token: 7, lease: 0 });
         self
     }
 
@@ -114,9 +114,11 @@ fn backups_come_last_and_the_dead_have_no_rank() {
     scene().with(|s| s.view.nodes.retain(|name, _| name == "c")).expect("c", &["claim"]);
 }
 
+type Change = fn(&mut Scene);
+
 #[test]
 fn who_cannot_have_it_does_not_claim() {
-    let cases: [(&str, fn(&mut Scene)); 8] = [
+    let cases: [(&str, Change); 8] = [
         ("leaving", |s| s.node("b").leaving = true),
         ("drained", |s| { s.view.drained.insert("b".to_owned()); }),
         ("fenced", |s| { s.view.fenced.insert("b".to_owned()); }),
@@ -210,6 +212,8 @@ fn what_runs_without_being_owned_is_ended() {
     scene().owned_by("a").runs(Health::Running, 0).with(|s| s.service().owner.as_mut().unwrap().token = 9).expect("a", &["stop"]);
     scene().owned_by("a").runs(Health::Running, 0).with(|s| s.service().spec = None).expect("a", &["give up"]);
     scene().with(|s| s.service().spec = None).expect("a", &[]);
+    scene().owned_by("a").runs(Health::Running, 0).with(|s| s.here.lease = 5).expect("a", &["stop"]);
+    scene().owned_by("a").with(|s| s.here.lease = 5).expect("a", &[]);
 }
 
 #[test]
@@ -276,7 +280,7 @@ fn one_spare_serves_many_within_its_limit() {
     }
     let scene = scene.expect("b", &["claim", "claim"]);
     // What is owned counts as well.
-    let own = |s: &mut Scene| s.view.services.get_mut("t").unwrap().owner = Some(Owner { node: "b".to_owned(), token: 8 });
+    let own = |s: &mut Scene| s.view.services.get_mut("t").unwrap().owner = Some(Owner { node: "b".to_owned(), token: 8, lease: 0 });
     scene.with(own).expect("b", &["claim", "protected false", "start 0"]);
 }
 

@@ -16,7 +16,7 @@ use super::{Change, Entry, Event, Guard, Lease, Revision, Snapshot, State, Watch
 use crate::error::{Error, Kind, Result};
 
 /// How long a watch lives before it is opened anew: a connection that died without a word is noticed by then.
-const WATCH_LIFE: Duration = Duration::from_secs(5);
+const WATCH_LIFE: Duration = Duration::from_secs(2);
 
 /// The members of one etcd cluster.
 #[derive(Debug)]

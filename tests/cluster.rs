@@ -1,0 +1,229 @@
+//! The cluster on real etcd: three servers in namespaces, faults of every kind, and a checker that reads what the service wrote.
+//!
+//! Needs root, etcd, ip, nsenter and a C compiler.
+#![cfg(feature = "cluster")]
+
+#[path = "cluster/checker.rs"]
+mod checker;
+#[path = "cluster/etcd.rs"]
+mod etcd;
+#[path = "cluster/field.rs"]
+mod field;
+#[path = "kit/ps.rs"]
+#[allow(dead_code)]
+mod ps;
+
+use std::time::Duration;
+
+use field::{ask, eventually, now_ms, Field};
+use nix::sys::signal::Signal;
+
+/// The ticker on all servers, framed five times a second.
+const TICKER: &str = r#"
+[[service]]
+name = "tick"
+command = ["TICKER", "LOG", "7000"]
+nodes = ["a", "b", { node = "c", role = "backup" }]
+address = "10.77.0.100/24"
+every = "200ms"
+monitor = [{ tcp = 7000, every = "200ms", timeout = "2s", failures = 5 }]
+"#;
+
+/// It runs on its first server, has frames, and answers at its address.
+fn ready(field: &Field) {
+    field.runs_on("tick", "a");
+    field.frames(4);
+    eventually("an answer", || ask(Duration::from_secs(1)).ok());
+}
+
+#[test]
+fn a_killed_service_goes_on_where_it_is() {
+    let field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    let killed = now_ms();
+    field.signal(&[field.service()], Signal::SIGKILL);
+    let again = field.another(1);
+    println!("process killed -> it ticks again: {} ms", again - killed);
+    assert_eq!(field.running("tick"), "a", "no need to move");
+    eventually("an answer", || ask(Duration::from_secs(1)).ok());
+    field.frames(4);
+    assert_eq!(field.judge().len(), 2);
+}
+
+#[test]
+fn dead_servers_are_replaced_until_none_is_left_to() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    let killed = now_ms();
+    field.kill_node(0);
+    let second = field.another(1);
+    println!("node killed -> it ticks again: {} ms", second - killed);
+    field.runs_on("tick", "b");
+    eventually("an answer from the same address", || ask(Duration::from_secs(1)).ok());
+    eventually("its peers are told", || field.file("members").contains("dead a").then_some(()));
+    field.frames(4);
+    // A server that comes back stands by again.
+    field.link(0, true);
+    let member = field.start_member(0, "existing");
+    field.member(0, Some(member));
+    field.start_agent(0);
+    eventually("a is back", || field.view().nodes.contains_key("a").then_some(()));
+    // The second one fails in turn: a is preferred to the backup.
+    field.kill_node(1);
+    field.another(2);
+    let third = field.running("tick");
+    assert_ne!(third, "b");
+    field.frames(4);
+    // And once more, with etcd's majority kept: now nobody is left to take over.
+    field.link(1, true);
+    let member = field.start_member(1, "existing");
+    field.member(1, Some(member));
+    let (from, to) = if third == "a" { (0, "c") } else { (2, "a") };
+    field.settle();
+    field.kill_node(from);
+    field.another(3);
+    field.runs_on("tick", to);
+    eventually("the alert that nobody is left", || field.file("alerts").contains("no-further-failover tick").then_some(()));
+    assert!(field.operated(&["status"]).contains("NO FURTHER FAILOVER"));
+    assert_eq!(field.judge().len(), 4);
+}
+
+/// The lease of a stopped agent runs out; its warden must have ended the service by then.
+#[test]
+fn a_hanging_agent_loses_its_service_in_time() {
+    let field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    field.signal(&[field.agent(0)], Signal::SIGSTOP);
+    let second = field.another(1);
+    field.runs_on("tick", "b");
+    let lives = field.judge();
+    let gap = second - lives[0].to_ms;
+    assert!(gap > 300, "the first instance ended only {gap} ms before the second began: the warden must not wait for the lease's end");
+    field.signal(&[field.agent(0)], Signal::SIGCONT);
+    eventually("a stands by again", || field.view().services["tick"].protected.filter(|protected| *protected));
+    assert_eq!(field.still(), 2);
+    field.judge();
+}
+
+/// All processes of a server stop at once, and go on after the takeover: what was stopped must not act any more.
+#[test]
+fn a_server_that_wakes_up_late_harms_nobody() {
+    let field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    let stopped = field.processes(0);
+    field.signal(&stopped, Signal::SIGSTOP);
+    field.another(1);
+    eventually("an answer of the new one", || ask(Duration::from_secs(1)).ok());
+    // The warden first, as the kernel of a machine that was paused would run its timers first.
+    field.signal(&stopped[1..2], Signal::SIGCONT);
+    std::thread::sleep(Duration::from_millis(300));
+    field.signal(&stopped, Signal::SIGCONT);
+    field.frames(4);
+    assert_eq!(field.still(), 2);
+    field.judge();
+}
+
+#[test]
+fn a_killed_agent_takes_nothing_with_it_that_was_committed() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    field.kill_agent(0);
+    field.another(1);
+    field.runs_on("tick", "b");
+    field.start_agent(0);
+    field.frames(4);
+    assert_eq!(field.judge().len(), 2);
+}
+
+fn cut_off(with_leader: bool) {
+    let field = Field::new(TICKER);
+    ready(&field);
+    let leader = field.leader();
+    if (leader == 0) != with_leader {
+        let (target, netns) = (if with_leader { 0 } else { 1 }, "10.77.0.1:2379,10.77.0.2:2379,10.77.0.3:2379");
+        lead(netns, target);
+        eventually("the leader moves", || (field.leader() == target).then_some(()));
+    }
+    let first = field.still();
+    assert_eq!(first, 1);
+    field.link(0, false);
+    field.another(1);
+    field.runs_on("tick", "b");
+    eventually("the majority's instance answers", || ask(Duration::from_secs(1)).ok());
+    field.link(0, true);
+    eventually("a stands by again", || field.view().services["tick"].protected.filter(|protected| *protected));
+    field.frames(4);
+    assert_eq!(field.still(), 2);
+    assert_eq!(field.judge().len(), 2);
+}
+
+/// Makes a member the leader.
+fn lead(endpoints: &str, at: usize) {
+    let etcdctl = |args: &[&str]| {
+        let out = std::process::Command::new("etcdctl").args(["--endpoints", endpoints]).args(args).env("ETCDCTL_API", "3").output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let members = etcdctl(&["member", "list"]);
+    let id = members.lines().find(|line| line.contains(&format!("10.77.0.{}:2379", at + 1))).and_then(|line| line.split(',').next()).expect("a member").to_owned();
+    etcdctl(&["move-leader", &id]);
+}
+
+#[test]
+fn a_minority_fences_itself() {
+    cut_off(false);
+}
+
+#[test]
+fn a_minority_with_etcds_leader_fences_itself() {
+    cut_off(true);
+}
+
+/// Without a majority nobody may run it; with one again it goes on.
+#[test]
+fn without_a_majority_nothing_runs() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    field.member(1, None);
+    field.member(2, None);
+    eventually("it is fenced", || {
+        let before = field.ticks().len();
+        std::thread::sleep(Duration::from_millis(500));
+        (field.ticks().len() == before).then_some(())
+    });
+    assert_eq!(field.operate(&["status"]).status.code(), Some(4), "no quorum");
+    for at in [1, 2] {
+        let member = field.start_member(at, "existing");
+        field.member(at, Some(member));
+    }
+    field.another(1);
+    field.frames(4);
+    field.judge();
+}
+
+/// The default timings outlast an election: nobody is fenced.
+#[test]
+fn the_death_of_etcds_leader_disturbs_nobody() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    let first = field.still();
+    assert_eq!(first, 1);
+    let leader = field.leader();
+    field.member(leader, None);
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(field.still(), 1);
+    let member = field.start_member(leader, "existing");
+    field.member(leader, Some(member));
+    assert_eq!(field.judge().len(), 1);
+}
