@@ -121,7 +121,9 @@ impl Agent {
             if self.left() {
                 return;
             }
-            if self.joined && self.mirror.revision >= self.hand.floor.load(Ordering::Relaxed) {
+            // What was seen before a deadline that has passed is no ground to act on.
+            let owns = self.joined && now_ms() < self.hand.until.load(Ordering::Relaxed);
+            if owns && self.mirror.revision >= self.hand.floor.load(Ordering::Relaxed) {
                 self.act();
             }
         }
@@ -159,7 +161,8 @@ impl Agent {
     /// Takes a newer view, and tells who came and went.
     fn renew(&mut self, mirror: Mirror) {
         let view = mirror.view(&self.hand.keys);
-        let known = self.mirror.revision > 0;
+        // At first all are new, and nobody came.
+        let known = !self.view.nodes.is_empty();
         let changes = if known { membership(&self.view, &view) } else { Vec::new() };
         for change in changes {
             let (event, node) = match change {

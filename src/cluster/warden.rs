@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::net::{packet::Crier, Mac, Netlink};
 use super::now_ms;
 use super::vnode::{self, Spec};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::proc::{self, Pid};
 use crate::sys::fd::{receive, send};
 use crate::sys::{clone, fd_extra};
@@ -244,6 +244,9 @@ impl Guard {
     fn make(&mut self, spec: Spec) {
         let id = spec.id;
         let made = (|| {
+            if self.until.is_none_or(|until| now_ms() >= until) {
+                return Err(Error::refused("there is no lease that it could live under"));
+            }
             let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
             let (socket, mine, other) = (&self.socket, spec.clone(), std::os::fd::AsRawFd::as_raw_fd(&writer));
             let pid = clone::child(0, || {
@@ -251,7 +254,7 @@ impl Guard {
                 let _ = nix::unistd::close(other);
                 vnode::live(&mine, reader, &|reply| tell(socket, reply))
             });
-            Ok::<_, crate::error::Error>((pid.context("cannot fork a virtual node")?, writer))
+            Ok((pid.context("cannot fork a virtual node")?, writer))
         })();
         match made {
             Ok((pid, go)) => self.vnodes.push(Vnode { spec, pid, go: Some(go), tended: None }),

@@ -120,7 +120,10 @@ impl Job<'_> {
     fn start(&self, service: &str, token: Revision) -> Result<u64> {
         let spec = self.spec(service)?;
         self.hand.end(service)?;
-        self.hand.commit(&[self.hand.owned(service, token)], &[self.phase(service, State::Restoring, "")])?;
+        // The store has the last word on whether it is ours, whatever was seen before.
+        if !self.hand.commit(&[self.hand.owned(service, token)], &[self.phase(service, State::Restoring, "")])? {
+            return Err(lost(service));
+        }
         let paths = frames::paths(self.hand, service, self.service(service)?.frame.as_ref())?;
         let mut tries: Vec<Option<PathBuf>> = paths.into_iter().map(Some).collect();
         if tries.is_empty() {

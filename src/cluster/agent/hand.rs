@@ -68,6 +68,8 @@ pub struct Hand {
     pub(super) news: Sender<News>,
     /// The lease; 0 for none.
     pub lease: AtomicI64,
+    /// The deadline that the warden was told last.
+    pub until: AtomicU64,
     /// No decision is made on keys older than our own last change.
     pub floor: AtomicI64,
     /// The keys as the main thread last saw them.
@@ -104,6 +106,7 @@ impl Hand {
             warden,
             news,
             lease: AtomicI64::new(0),
+            until: AtomicU64::new(0),
             floor: AtomicI64::new(0),
             view: Mutex::default(),
             holds: Mutex::default(),

@@ -76,7 +76,9 @@ impl Keeper<'_> {
 
     fn acknowledged(&mut self, sent: u64) {
         self.renewed = sent;
-        self.hand.warden.order(&Order::Until(sent + self.hand.config.timings.deadline().as_millis() as u64));
+        let until = sent + self.hand.config.timings.deadline().as_millis() as u64;
+        self.hand.until.store(until, Ordering::Relaxed);
+        self.hand.warden.order(&Order::Until(until));
     }
 
     /// What the lease owned must end before anything else is done.
