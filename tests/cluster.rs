@@ -227,3 +227,58 @@ fn the_death_of_etcds_leader_disturbs_nobody() {
     field.member(leader, Some(member));
     assert_eq!(field.judge().len(), 1);
 }
+
+/// Two agents at once: the backup is left.
+#[test]
+fn two_failures_at_once_leave_the_third() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    field.kill_agent(0);
+    field.kill_agent(1);
+    field.another(1);
+    field.runs_on("tick", "c");
+    field.frames(4);
+    assert_eq!(field.judge().len(), 2);
+}
+
+/// One fault of a kind after the other, mended before the next: 100 in a long run.
+#[test]
+fn a_soak_of_faults_loses_nothing() {
+    let mut field = Field::new(TICKER);
+    ready(&field);
+    let mut seed = now_ms();
+    println!("seed {seed}");
+    let rounds = if std::env::var_os("STILLFRAME_STRESS").is_some_and(|value| value == "1") { 100 } else { 3 };
+    for round in 0..rounds {
+        // Enough to mix the kinds.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (kind, owner) = ((seed >> 33) % 5, field.running("tick"));
+        let at = field::NODES.iter().position(|node| *node == owner).unwrap();
+        let known = field.lives();
+        println!("round {round}: fault {kind} on {owner}");
+        match kind {
+            0 => field.signal(&[field.service()], Signal::SIGKILL),
+            1 => field.kill_agent(at),
+            2 => field.signal(&[field.agent(at)], Signal::SIGSTOP),
+            3 => field.link(at, false),
+            _ => field.kill_node(at),
+        }
+        field.another(known);
+        match kind {
+            1 => field.start_agent(at),
+            2 => field.signal(&[field.agent(at)], Signal::SIGCONT),
+            3 => field.link(at, true),
+            4 => {
+                field.link(at, true);
+                let member = field.start_member(at, "existing");
+                field.member(at, Some(member));
+                field.start_agent(at);
+            }
+            _ => {}
+        }
+        field.settle();
+        eventually("all stand by again", || (field.view().nodes.len() == 3).then_some(()));
+        field.frames(4);
+        field.judge();
+    }
+}

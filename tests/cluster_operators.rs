@@ -258,3 +258,56 @@ fn the_example_configuration_is_right() {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_stillframe")).args(["apply", "--check"]).arg(file).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
+
+/// One request to an agent; its answer as JSON.
+fn rest(method_path: &str, node: usize, body: &str) -> serde_json::Value {
+    let mut stream = TcpStream::connect((format!("10.77.0.{node}"), 7480)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "{method_path} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
+/// All events of a group as an agent tells them, until there are so many.
+fn heard(node: usize, count: usize) -> Vec<serde_json::Value> {
+    let (mut after, mut all) = (0, Vec::new());
+    eventually("events", || {
+        let answer = rest(&format!("GET /groups/g/events?after={after}"), node, "");
+        after = answer["revision"].as_i64().unwrap();
+        all.extend(answer["events"].as_array().unwrap().iter().cloned());
+        (all.len() >= count).then_some(())
+    });
+    all
+}
+
+#[test]
+fn groups_hear_everything_in_one_order() {
+    let mut field = Field::new("");
+    eventually("all have joined", || (field.view().nodes.len() == 3).then_some(()));
+    let mut sleepers: Vec<_> = (0..3).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+    for (at, sleeper) in sleepers.iter().enumerate() {
+        let answer = rest(&format!("POST /groups/g/members/m{at}?pid={}", sleeper.id()), at + 1, "");
+        assert!(answer["revision"].is_number(), "{answer}");
+    }
+    std::thread::scope(|scope| {
+        for node in [1, 2, 3] {
+            scope.spawn(move || (0..10).for_each(|n| drop(rest("POST /groups/g/messages", node, &format!("{n} of {node}")))));
+        }
+    });
+    // One ends without a word, one says goodbye before, and the agent of the third dies.
+    sleepers[0].kill().unwrap();
+    sleepers[0].wait().unwrap();
+    rest("DELETE /groups/g/members/m1", 2, "");
+    eventually("m0 is buried", || rest("GET /groups/g", 2, "")["members"].get("m0").is_none().then_some(()));
+    field.kill_agent(2);
+    eventually("m2 went with its agent", || rest("GET /groups/g", 2, "")["members"].as_object().unwrap().is_empty().then_some(()));
+    sleepers.iter_mut().skip(1).for_each(|sleeper| { sleeper.kill().unwrap(); sleeper.wait().unwrap(); });
+    // Three joined, thirty messages, one exited, three left.
+    let (first, second) = (heard(1, 37), heard(2, 37));
+    assert_eq!(first, second, "one order for all");
+    let count = |what: &str| first.iter().filter(|event| event["event"] == what).count();
+    assert_eq!([count("joined"), count("message"), count("exited"), count("left")], [3, 30, 1, 3]);
+    assert!(first.windows(2).all(|pair| pair[0]["revision"].as_i64() <= pair[1]["revision"].as_i64()));
+    assert!(field.file("alerts").contains("member-exited"));
+}

@@ -19,6 +19,7 @@ mod beats;
 mod door;
 mod effects;
 mod frames;
+mod groups;
 mod hand;
 mod keeper;
 mod monitor;

@@ -1,6 +1,6 @@
 //! The REST interface of an agent: what it knows, its metrics, and where clients find a service.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
+use super::groups;
 use super::hand::Hand;
 use crate::cluster::operate;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// Listens, if the node has an address for it.
 pub fn start(hand: &Arc<Hand>) -> Result<()> {
@@ -26,27 +27,60 @@ pub fn start(hand: &Arc<Hand>) -> Result<()> {
     Ok(())
 }
 
-fn serve(hand: &Hand, client: TcpStream) {
+/// The largest body of a request.
+const MOST: u64 = 65536;
+
+fn serve(hand: &Arc<Hand>, client: TcpStream) {
     // A client that says nothing must not hold a thread.
     let _ = client.set_read_timeout(Some(Duration::from_secs(5)));
-    let mut lines = BufReader::new(&client).lines().map_while(std::result::Result::ok);
+    let mut reader = BufReader::new(&client);
+    let mut lines = reader.by_ref().lines().map_while(std::result::Result::ok);
     let request = lines.next().unwrap_or_default();
-    // The rest of the head, lest our answer meet unread bytes.
-    lines.take_while(|line| !line.is_empty()).for_each(drop);
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let length = head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<u64>().ok());
+    let mut text = String::new();
+    // A body that is cut short or no text is an empty one.
+    let _ = reader.take(length.unwrap_or(0).min(MOST)).read_to_string(&mut text);
     let mut words = request.split(' ');
     let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or("/"));
-    let (status, kind, body) = answer(hand, method, target);
+    let (status, kind, body) = answer(hand, method, target, &text);
     let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let _ = (&client).write_all((head + &body).as_bytes());
 }
 
 const OK: &str = "200 OK";
 
-fn answer(hand: &Hand, method: &str, target: &str) -> (&'static str, &'static str, String) {
+/// What a group is asked for.
+fn of_group(hand: &Arc<Hand>, method: &str, group: &str, rest: &[&str], query: &str, body: &str) -> Result<Value> {
+    let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let number = |name: &str| option(name).and_then(|value| value.parse::<i64>().ok());
+    match (method, rest) {
+        ("GET", []) => groups::members(hand, group),
+        ("GET", ["events"]) => groups::events(hand, group, number("after").unwrap_or(0)),
+        ("POST", ["messages"]) => groups::say(hand, group, body),
+        ("POST", ["members", name]) => match number("pid") {
+            Some(pid) => groups::join(hand, group, name, pid as i32, option("critical") == Some("1")),
+            None => Err(Error::new(Kind::Usage, "say which process: ?pid=PID")),
+        },
+        ("DELETE", ["members", name]) => groups::leave(hand, group, name),
+        _ => Err(Error::new(Kind::Usage, "GET groups/G, groups/G/events?after=REVISION; POST groups/G/messages, groups/G/members/NAME?pid=PID; DELETE groups/G/members/NAME")),
+    }
+}
+
+fn answer(hand: &Arc<Hand>, method: &str, target: &str, body: &str) -> (&'static str, &'static str, String) {
     let view = hand.view.lock().unwrap_or_else(|e| e.into_inner()).clone();
     let path: Vec<&str> = target.split('?').next().unwrap_or("").trim_matches('/').split('/').collect();
     let json = |status, value: Value| (status, "application/json", value.to_string() + "\n");
+    let failed = |e: Error| match e.kind() {
+        Kind::Busy => json("503 Service Unavailable", json!({ "error": e.to_string() })),
+        Kind::Usage => json("400 Bad Request", json!({ "error": e.to_string() })),
+        _ => json("409 Conflict", json!({ "error": e.to_string() })),
+    };
     match (method, path.as_slice()) {
+        (_, ["groups", group, rest @ ..]) => {
+            let query = target.split_once('?').map_or("", |(_, query)| query);
+            of_group(hand, method, group, rest, query, body).map_or_else(failed, |value| json(OK, value))
+        }
         ("GET", ["health"]) => {
             let joined = hand.lease.load(Ordering::Relaxed) != 0;
             json(if joined { OK } else { "503 Service Unavailable" }, json!({ "node": hand.node.name, "joined": joined }))
@@ -62,15 +96,14 @@ fn answer(hand: &Hand, method: &str, target: &str) -> (&'static str, &'static st
         },
         ("GET", ["history"]) => match operate::history(&*hand.state, &hand.keys) {
             Ok(history) => json(OK, json!(history)),
-            Err(e) => json("503 Service Unavailable", json!({ "error": e.to_string() })),
+            Err(e) => failed(e),
         },
         ("GET", ["metrics"]) => (OK, "text/plain; version=0.0.4", metrics(hand)),
         ("POST", [verb @ ("switchover" | "failover" | "failback" | "frame"), service]) => {
             let to = target.split_once("?to=").map(|(_, to)| to.to_owned());
             match operate::request(&*hand.state, &hand.keys, verb, service, to, hand.config.shared) {
                 Ok(()) => json("202 Accepted", json!({ "asked": verb, "service": service })),
-                Err(e) if e.kind() == Kind::Busy => json("503 Service Unavailable", json!({ "error": e.to_string() })),
-                Err(e) => json("409 Conflict", json!({ "error": e.to_string() })),
+                Err(e) => failed(e),
             }
         }
         _ => json("404 Not Found", json!({ "error": "GET health, cluster, owner/SERVICE, history, metrics; POST switchover/SERVICE, failover/SERVICE, failback/SERVICE, frame/SERVICE, with ?to=NODE" })),
