@@ -311,3 +311,53 @@ fn groups_hear_everything_in_one_order() {
     assert!(first.windows(2).all(|pair| pair[0]["revision"].as_i64() <= pair[1]["revision"].as_i64()));
     assert!(field.file("alerts").contains("member-exited"));
 }
+
+/// Two services that stand by for each other; the one whose server left comes home when that is back. Alerts reach a webhook, and
+/// a watchdog is fed.
+#[test]
+fn two_servers_stand_by_for_each_other() {
+    let services = r#"
+[[service]]
+name = "one"
+command = ["sleep", "1000"]
+nodes = ["a", "b"]
+every = "300ms"
+failback = "auto"
+failback_delay = "1s"
+[[service]]
+name = "two"
+command = ["sleep", "1000"]
+nodes = ["b", "a"]
+every = "300ms"
+"#;
+    let dog = tempfile::NamedTempFile::new().unwrap();
+    let mut field = Field::with(services, &format!("watchdog = \"{}\"", dog.path().display()));
+    let hook = std::net::TcpListener::bind("10.77.0.254:9000").unwrap();
+    let posts = std::thread::spawn(move || {
+        let (mut client, _) = hook.accept().unwrap();
+        let mut text = [0; 2048];
+        let mut length = client.read(&mut text).unwrap();
+        while !text[..length].ends_with(b"}") {
+            length += client.read(&mut text[length..]).unwrap();
+        }
+        client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    });
+    field.runs_on("one", "a");
+    field.runs_on("two", "b");
+    field.frames(4);
+    // Asked to leave, an agent gives its services away first.
+    field.signal(&[field.agent(0)], Signal::SIGTERM);
+    field.runs_on("one", "b");
+    assert_eq!(field.running("two"), "b");
+    eventually("it is said that a leaves", || field.file("members").contains("leaving a").then_some(()));
+    eventually("a is gone", || (!field.view().nodes.contains_key("a")).then_some(()));
+    assert!(!field.file("members").contains("dead a"), "who said goodbye is not dead");
+    let post = posts.join().unwrap();
+    assert!(post.starts_with("POST /alerts") && post.contains("no-further-failover"), "{post}");
+    assert!(fs::metadata(dog.path()).unwrap().len() > 3, "the watchdog is fed");
+    field.kill_agent(0);
+    field.start_agent(0);
+    field.runs_on("one", "a");
+    assert_eq!(field.running("two"), "b");
+}

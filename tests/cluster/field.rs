@@ -130,7 +130,7 @@ impl Field {
     pub fn text(&self, services: &str, node_lines: &str) -> String {
         let (dir, mut text) = (self.dir.path().display(), String::new());
         text += &format!("cluster = \"t\"\nstore = \"etcd\"\nendpoints = [\"http://10.77.0.1:2379\", \"http://10.77.0.2:2379\", \"http://10.77.0.3:2379\"]\nframes = \"{dir}/frames\"\n");
-        text += &format!("[alerts]\ncommand = \"echo $STILLFRAME_ALERT $STILLFRAME_SERVICE >> {dir}/alerts\"\nnotify = \"echo $STILLFRAME_EVENT $STILLFRAME_NODE >> {dir}/members\"\n");
+        text += &format!("[alerts]\ncommand = \"echo $STILLFRAME_ALERT $STILLFRAME_SERVICE >> {dir}/alerts\"\nnotify = \"echo $STILLFRAME_EVENT $STILLFRAME_NODE >> {dir}/members\"\nwebhook = \"http://10.77.0.254:9000/alerts\"\n");
         for (at, node) in NODES.iter().enumerate() {
             text += &format!("[[node]]\nname = \"{node}\"\nbeats = \"10.77.0.{0}:7400\"\nrest = \"10.77.0.{0}:7480\"\ninterface = \"br0\"\n{node_lines}\n", at + 1);
         }
