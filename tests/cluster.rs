@@ -248,7 +248,7 @@ fn a_soak_of_faults_loses_nothing() {
     ready(&field);
     let mut seed = now_ms();
     println!("seed {seed}");
-    let rounds = if std::env::var_os("STILLFRAME_STRESS").is_some_and(|value| value == "1") { 100 } else { 3 };
+    let rounds = if std::env::var_os("STILLFRAME_STRESS").is_some_and(|value| value == "1") { 100 } else { 2 };
     for round in 0..rounds {
         // Enough to mix the kinds.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -281,4 +281,22 @@ fn a_soak_of_faults_loses_nothing() {
         field.frames(4);
         field.judge();
     }
+}
+
+/// The storage of the frames goes away and comes back: nobody starts from nothing meanwhile.
+#[test]
+fn vanished_frames_are_waited_for() {
+    let field = Field::new(TICKER);
+    ready(&field);
+    let (frames, away) = (field.dir.path().join("frames"), field.dir.path().join("away"));
+    std::fs::rename(&frames, &away).unwrap();
+    field.signal(&[field.service()], Signal::SIGKILL);
+    eventually("it is down", || field.file("alerts").contains("down tick").then_some(()));
+    assert_eq!(field.lives(), 1, "a fresh start would lose everything");
+    // What a writer has made there since must not be mistaken for the frames.
+    let _ = std::fs::remove_dir_all(&frames);
+    std::fs::rename(&away, &frames).unwrap();
+    field.another(1);
+    field.frames(4);
+    assert_eq!(field.judge().len(), 2);
 }

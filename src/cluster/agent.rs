@@ -226,6 +226,8 @@ impl Agent {
         self.here.now = now_ms();
         self.here.lease = self.hand.lease.load(Ordering::Relaxed);
         self.here.heard = self.heard.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let failed = self.here.instances.iter().filter(|(_, instance)| matches!(instance.health, Health::Failed(_)));
+        self.here.failed = failed.map(|(name, _)| (name.clone(), self.here.failed.get(name).copied().unwrap_or(self.here.now))).collect();
         let tokens = self.here.instances.values().map(|instance| instance.token).collect();
         *self.hand.holds.lock().unwrap_or_else(|e| e.into_inner()) = tokens;
     }

@@ -15,6 +15,9 @@ use place::{candidates, unfit};
 /// Milliseconds of the boot-time clock.
 pub type Moment = u64;
 
+/// After how long a service that nobody can run is tried again where it is, in milliseconds.
+const TRY_AGAIN: Moment = 10_000;
+
 /// What only this node knows.
 #[derive(Debug, Clone, Default)]
 pub struct Here {
@@ -32,6 +35,8 @@ pub struct Here {
     pub instances: BTreeMap<String, Instance>,
     /// Since when a service has had no owner.
     pub vacant: BTreeMap<String, Moment>,
+    /// Since when an instance here has failed.
+    pub failed: BTreeMap<String, Moment>,
     /// Since when each node has been up, as seen from here.
     pub up: BTreeMap<String, Moment>,
     /// Nodes that have a fence command.
@@ -180,7 +185,11 @@ impl Turn<'_> {
             _ if failures < spec.restarts => Some(Action::Start { service: self.name(), token, failures: failures + 1 }),
             _ if spec.critical => Some(Action::Reset { service: self.name(), why: why.to_owned() }),
             _ if elsewhere => Some(self.give_up(token, why)),
-            _ if self.service.phase.as_ref().is_some_and(|phase| phase.state == State::Down) => None,
+            // Storage that was away comes back: what is down is tried again now and then.
+            _ if self.service.phase.as_ref().is_some_and(|phase| phase.state == State::Down) => {
+                let tired = self.here.failed.get(self.name).is_some_and(|since| self.here.now >= since + TRY_AGAIN);
+                tired.then(|| Action::Start { service: self.name(), token, failures })
+            }
             _ => Some(Action::Down { service: self.name(), why: format!("{why}, and nobody else can run it") }),
         }
     }

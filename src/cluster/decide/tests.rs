@@ -201,6 +201,13 @@ fn an_owner_starts_restarts_and_gives_up() {
     failed(2).with(|s| s.view.nodes.retain(|name, _| name == "a")).expect("a", &["protected false", "down"]);
     failed(2).with(|s| s.spec().allow_failover = false).expect("a", &["protected false", "down"]);
     failed(0).with(|s| s.view.paused = true).expect("a", &[]);
+    let down = |s: &mut Scene| {
+        s.view.nodes.retain(|name, _| name == "a");
+        s.service().protected = Some(false);
+        s.service().phase = Some(Phase { state: State::Down, node: "a".to_owned(), why: String::new() });
+        s.here.failed.insert("s".to_owned(), NOW);
+    };
+    failed(2).with(down).expect("a", &[]).with(|s| s.here.now += TRY_AGAIN).expect("a", &["start 2"]);
     failed(2).with(|s| s.service().request = Some(Request::Failover(None))).expect("a", &["to b false"]);
     failed(2).with(|s| s.here.instances.get_mut("s").unwrap().busy = true).expect("a", &[]);
 }
