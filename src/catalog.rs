@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::error::{Kind, Result};
-use crate::image::FrameReader;
+use crate::image::Chain;
 use crate::manifest::Manifest;
 use crate::store::{DirStore, FrameRef, Store};
 
@@ -41,11 +41,11 @@ pub struct Content {
     pub zero_pages: u64,
 }
 
-/// Opens a frame file and checks its header, index and manifest.
-pub fn open(path: &Path) -> Result<(FrameReader, Manifest)> {
-    let reader = FrameReader::open(path)?;
-    let manifest = Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(format_args!("frame {}", path.display())))?;
-    Ok((reader, manifest))
+/// Opens a frame file and those it builds upon, and checks their headers, indexes and manifests.
+pub fn open(path: &Path) -> Result<(Chain, Manifest)> {
+    let chain = Chain::open(path)?;
+    let manifest = Manifest::from_bytes(chain.manifest()).map_err(|e| e.context(format_args!("frame {}", path.display())))?;
+    Ok((chain, manifest))
 }
 
 /// The frames of `name`, or all, by name: the newest of each last, the name with the newest of all last. An unreadable frame

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, Error, Kind, Result};
 use crate::hooks::{Event, Hooks};
 use crate::host::Host;
-use crate::image::FrameReader;
+use crate::image::Chain;
 use crate::isolate;
 use crate::manifest::{Body, Life, Manifest};
 use crate::proc::Pid;
@@ -50,7 +50,7 @@ pub struct Restored {
 
 /// A frame that was loaded and checked, and that this host can run.
 pub struct Loaded {
-    reader: FrameReader,
+    chain: Chain,
     /// What it holds.
     pub manifest: Manifest,
     notes: Vec<String>,
@@ -65,19 +65,16 @@ fn forget_parent(manifest: &mut Manifest) -> Vec<String> {
 }
 
 impl Loaded {
-    /// Opens a frame file and checks its header, index and manifest.
+    /// Opens a frame file and those it builds upon, and checks their headers, indexes and manifests.
     pub fn open(path: &Path) -> Result<Loaded> {
-        let reader = FrameReader::open(path)?;
-        if reader.header().parent.is_some() {
-            return Err(Error::refused(format!("frame {} builds upon another one; restore a full frame", path.display())));
-        }
-        let mut manifest = Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(path.display()))?;
+        let chain = Chain::open(path)?;
+        let mut manifest = Manifest::from_bytes(chain.manifest()).map_err(|e| e.context(path.display()))?;
         let notes = forget_parent(&mut manifest);
-        Ok(Loaded { reader, manifest, notes })
+        Ok(Loaded { chain, manifest, notes })
     }
 }
 
-impl ContentSource for FrameReader {
+impl ContentSource for Chain {
     fn each(&self, object: u32, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         fill::each(self, object, sink)
     }
@@ -89,7 +86,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     if !options.files.allow_changed {
         Host::here()?.check_cpu(&manifest.host)?;
     }
-    let mut opener = Opener::check(&manifest.files, &frame.reader, options.files)?;
+    let mut opener = Opener::check(&manifest.files, &frame.chain, options.files)?;
     check_ids_free(manifest)?;
     opener.put_back_saved()?;
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
@@ -232,7 +229,7 @@ impl Family {
             memory::prepare(space, blank, opener).map_err(|e| e.context(format!("process {pid}")))?;
             spaces.insert(space.object, blank.pid);
         }
-        fill::spaces(&frame.reader, &spaces)?;
+        fill::spaces(&frame.chain, &spaces)?;
         for (pid, body) in owners(&frame.manifest) {
             let mut notes = Vec::new();
             memory::protect(&frame.manifest.spaces[body.space], self.blank(pid)?, &mut notes)?;

@@ -149,7 +149,7 @@ fn newest_intact_walks_back_over_damage_and_says_so() {
     fs::write(store.path(&frame("web@3")), "").unwrap();
     let found = store.newest_intact("web").unwrap();
     assert_eq!(
-        (found.frame, found.reader.bytes()),
+        (found.frame, found.chain.bytes()),
         (frame("web@2"), store.path(&frame("web@1")).metadata().unwrap().len())
     );
     let skipped: Vec<_> = found.skipped.iter().map(|skipped| &skipped.frame).collect();

@@ -7,7 +7,7 @@ use serde_json::{json, Value};
 use super::{json as line, show, StoreArgs};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::image::FrameReader;
+use crate::image::Chain;
 use crate::manifest::{Body, Life, Manifest, Process};
 use crate::proc::Pid;
 use crate::resource::files::{FileEntry, FileKind};
@@ -31,19 +31,19 @@ pub struct Args {
 /// Shows.
 pub fn run(args: &Args) -> Result<i32> {
     let located = args.store.open()?.resolve(&args.frame)?;
-    let (reader, manifest) = catalog::open(&located.path)?;
+    let (chain, manifest) = catalog::open(&located.path)?;
     let frame = located.frame.map(|frame| frame.to_string());
     if args.json {
-        println!("{}", line(&as_json(frame.as_deref(), &reader, &manifest)?)?);
+        println!("{}", line(&as_json(frame.as_deref(), &chain, &manifest)?)?);
     } else {
-        print!("{}", text(frame.as_deref().unwrap_or(&args.frame), &reader, &manifest, args.maps)?);
+        print!("{}", text(frame.as_deref().unwrap_or(&args.frame), &chain, &manifest, args.maps)?);
     }
     Ok(0)
 }
 
 /// Bytes in blocks, before and after compression.
-fn sizes(reader: &FrameReader) -> (u64, u64) {
-    let sum = |length: fn(&crate::image::BlockEntry) -> u32| reader.blocks().iter().map(|block| u64::from(length(block))).sum();
+fn sizes(chain: &Chain) -> (u64, u64) {
+    let sum = |length: fn(&crate::image::BlockEntry) -> u32| chain.newest().blocks().iter().map(|block| u64::from(length(block))).sum();
     (sum(|block| block.raw_len), sum(|block| block.stored_len))
 }
 
@@ -51,18 +51,18 @@ fn ratio(raw: u64, stored: u64) -> f64 {
     if stored == 0 { 1.0 } else { raw as f64 / stored as f64 }
 }
 
-fn as_json(frame: Option<&str>, reader: &FrameReader, manifest: &Manifest) -> Result<Value> {
-    let (raw, stored) = sizes(reader);
+fn as_json(frame: Option<&str>, chain: &Chain, manifest: &Manifest) -> Result<Value> {
+    let (raw, stored) = sizes(chain);
     let manifest = to_value(manifest)?;
     Ok(json!({
         "frame": frame,
-        "path": reader.path(),
-        "bytes": reader.bytes(),
-        "blocks": reader.blocks().len(),
+        "path": chain.path(),
+        "bytes": chain.newest().bytes(),
+        "blocks": chain.newest().blocks().len(),
         "data_bytes": raw,
         "stored_bytes": stored,
         "compression_ratio": ratio(raw, stored),
-        "arch": reader.header().arch_name(),
+        "arch": chain.header().arch_name(),
         "manifest": manifest,
     }))
 }
@@ -71,9 +71,9 @@ fn to_value(value: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|e| Error::corrupt(format!("the frame's manifest cannot be shown: {e}")))
 }
 
-fn text(title: &str, reader: &FrameReader, manifest: &Manifest, maps: bool) -> Result<String> {
+fn text(title: &str, chain: &Chain, manifest: &Manifest, maps: bool) -> Result<String> {
     let descriptors = to_value(&manifest.descriptors)?;
-    let mut out = heading(title, reader, manifest);
+    let mut out = heading(title, chain, manifest);
     out += "\nprocesses\n";
     for process in &manifest.processes {
         out += &format!("  {}{}\n", "  ".repeat(depth(manifest, process)), headline(process));
@@ -89,16 +89,16 @@ fn text(title: &str, reader: &FrameReader, manifest: &Manifest, maps: bool) -> R
     Ok(out)
 }
 
-fn heading(title: &str, reader: &FrameReader, manifest: &Manifest) -> String {
-    let (raw, stored) = sizes(reader);
+fn heading(title: &str, chain: &Chain, manifest: &Manifest) -> String {
+    let (raw, stored) = sizes(chain);
     let (host, taking) = (&manifest.host, &manifest.taking);
     let rows = [
-        ("frame", format!("{title} ({})", reader.path().display())),
+        ("frame", format!("{title} ({})", chain.path().display())),
         ("taken", format!("{} by {}, paused {}", ago(manifest.taken_ns), taking.method, show::millis(taking.pause_ns))),
-        ("size", format!("{} in {}, compressed {:.2} : 1", show::bytes(reader.bytes()), show::count(reader.blocks().len(), "block", "blocks"), ratio(raw, stored))),
+        ("size", format!("{} in {}, compressed {:.2} : 1", show::bytes(chain.newest().bytes()), show::count(chain.newest().blocks().len(), "block", "blocks"), ratio(raw, stored))),
         ("pages", format!("{} ({} more are zero)", taking.pages, taking.zero_pages)),
         ("host", format!("{}, Linux {}", host.hostname, host.kernel)),
-        ("cpu", format!("{} ({}): {}", host.cpu, reader.header().arch_name(), join(&host.cpu_features))),
+        ("cpu", format!("{} ({}): {}", host.cpu, chain.header().arch_name(), join(&host.cpu_features))),
     ];
     show::table(&rows.map(|(key, value)| vec![key.to_owned(), value]))
 }

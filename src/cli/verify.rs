@@ -57,10 +57,10 @@ pub fn run(args: &Args) -> Result<i32> {
 }
 
 fn check(path: &Path, progress: bool) -> Result<Verified> {
-    let (reader, _) = catalog::open(path)?;
+    let (chain, _) = catalog::open(path)?;
     let shown = progress && stderr().is_terminal();
     let mut percent = u64::MAX;
-    let verified = reader.verify(&mut |done, total| {
+    let verified = chain.verify(&mut |done, total| {
         let now = done.saturating_mul(100).checked_div(total).unwrap_or(100);
         if shown && now != percent {
             percent = now;

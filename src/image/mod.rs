@@ -4,7 +4,9 @@
 //! of [`Run`]s: stretches of bytes that lie in a block, that are zero and take no room, or that are what the parent frame
 //! has there. `FORMAT.md` beside this file says what each byte of the file means; a test keeps its tables true.
 
+mod chain;
 mod codec;
+mod family;
 mod footer;
 #[cfg(test)]
 mod format_test;
@@ -15,10 +17,12 @@ mod reader;
 mod section;
 mod writer;
 
+pub use chain::{BlockId, Chain, Piece, Source, Verifier};
 pub use codec::{encode, Codec, Compression, EncodedBlock, BLOCK_MAX};
+pub use family::SUFFIX;
 pub use header::{FrameId, Header, FORMAT_VERSION, HEADER_LEN};
 pub use index::BlockEntry;
-pub use reader::{FrameReader, Verified};
+pub use reader::{read_header, FrameReader, Verified};
 pub use writer::{FrameWriter, RunInBlock, Written};
 
 use crate::error::Error;

@@ -12,7 +12,7 @@ use super::section::Section;
 use super::{damaged, Place, Run};
 use crate::error::{Context, Error, Kind, Result};
 
-/// An open frame; any number of threads may read its blocks at once.
+/// One open frame file, without those it may build upon; any number of threads may read its blocks at once.
 #[derive(Debug)]
 pub struct FrameReader {
     file: File,
@@ -25,15 +25,26 @@ pub struct FrameReader {
     manifest: Vec<u8>,
 }
 
-/// What [`FrameReader::verify`] went through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a verification went through.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
+    /// Frames, of which one builds upon the next.
+    pub frames: u64,
     /// Blocks read.
     pub blocks: u64,
     /// Bytes they hold.
     pub data_bytes: u64,
-    /// Length of the file, all of it checked.
+    /// Length of their files, all of it checked.
     pub bytes: u64,
+}
+
+impl std::ops::AddAssign<&Verified> for Verified {
+    fn add_assign(&mut self, other: &Verified) {
+        self.frames += other.frames;
+        self.blocks += other.blocks;
+        self.data_bytes += other.data_bytes;
+        self.bytes += other.bytes;
+    }
 }
 
 impl FrameReader {
@@ -89,7 +100,7 @@ impl FrameReader {
         self.runs_of(object).iter()
     }
 
-    fn runs_of(&self, object: u32) -> &[Run] {
+    pub(super) fn runs_of(&self, object: u32) -> &[Run] {
         let runs = &self.index.runs;
         let start = runs.partition_point(|run| run.object < object);
         let len = runs[start..].partition_point(|run| run.object == object);
@@ -114,7 +125,7 @@ impl FrameReader {
             .map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
     }
 
-    /// Fills `buf` with the bytes of an object from `offset`; every one of them must be in the frame.
+    /// Fills `buf` with the bytes of an object from `offset`; every one of them must be in this very frame.
     pub fn read_at(&self, object: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
         let runs = self.runs_of(object);
         let first = runs.partition_point(|run| run.end() <= offset);
@@ -158,7 +169,7 @@ impl FrameReader {
         Error::new(Kind::Usage, format!("{what}; read it together with its parent"))
     }
 
-    fn missing(&self, object: u32, offset: u64) -> Error {
+    pub(super) fn missing(&self, object: u32, offset: u64) -> Error {
         let path = self.path.display();
         Error::new(Kind::NotFound, format!("frame {path}: object {object} has no bytes at {offset:#x}; ask for less"))
     }
@@ -174,8 +185,14 @@ impl FrameReader {
             data_bytes += raw.len() as u64;
             progress(done, total);
         }
-        Ok(Verified { blocks: self.index.blocks.len() as u64, data_bytes, bytes: self.bytes })
+        Ok(Verified { frames: 1, blocks: self.index.blocks.len() as u64, data_bytes, bytes: self.bytes })
     }
+}
+
+/// Reads the header of a frame, and nothing else of it.
+pub fn read_header(path: &Path) -> Result<Header> {
+    let file = open_regular(path)?;
+    fixed::<HEADER_LEN>(&file, 0).and_then(|bytes| Header::decode(&bytes)).map_err(|e| e.context(format_args!("frame {}", path.display())))
 }
 
 /// Opens a regular file only: a pipe would block, a directory would fail in stranger words.

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{FrameReader, Place, Run};
+use crate::image::{BlockId, Chain, Piece, Source};
 use crate::proc::Pid;
 use crate::tracee::memory::Memory;
 
 /// Hands every stored piece of an object to `sink`, block by block.
-pub fn each(reader: &FrameReader, object: u32, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+pub fn each(chain: &Chain, object: u32, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut current = None;
     let mut raw = Vec::new();
-    for run in reader.runs(object) {
-        let Place::Data { block, at } = run.place else { continue };
+    for run in chain.runs(object) {
+        let Source::Data { block, at } = run.source else { continue };
         if current != Some(block) {
             raw.clear();
-            reader.read_block(block, &mut raw)?;
+            chain.read_block(block, &mut raw)?;
             current = Some(block);
         }
         sink(run.offset, slice(&raw, at, run)?)?;
@@ -25,41 +25,40 @@ pub fn each(reader: &FrameReader, object: u32, sink: &mut dyn FnMut(u64, &[u8]) 
     Ok(())
 }
 
-fn slice<'a>(raw: &'a [u8], at: u32, run: &Run) -> Result<&'a [u8]> {
+fn slice<'a>(raw: &'a [u8], at: u32, run: &Piece) -> Result<&'a [u8]> {
     let at = at as usize;
     raw.get(at..at + run.len as usize).ok_or_else(|| Error::corrupt("a run reaches beyond its block"))
 }
 
 /// Fills the address spaces `object → process`; holes stay as they were mapped, zero runs are written where a file shows through.
-pub fn spaces(reader: &FrameReader, spaces: &HashMap<u32, Pid>) -> Result<()> {
-    let mut by_block: HashMap<u32, Vec<(Pid, Run)>> = HashMap::new();
+pub fn spaces(chain: &Chain, spaces: &HashMap<u32, Pid>) -> Result<()> {
+    let mut by_block: HashMap<BlockId, Vec<(Pid, Piece)>> = HashMap::new();
     for (&object, &pid) in spaces {
-        for run in reader.runs(object) {
-            match run.place {
-                Place::Data { block, .. } => by_block.entry(block).or_default().push((pid, *run)),
-                Place::Zero => write_zeros(&Memory::open(pid)?, run)?,
-                Place::Parent { .. } => return Err(Error::corrupt("a run is held by a frame that was not opened")),
+        for run in chain.runs(object) {
+            match run.source {
+                Source::Data { block, .. } => by_block.entry(block).or_default().push((pid, *run)),
+                Source::Zero => write_zeros(&Memory::open(pid)?, run)?,
             }
         }
     }
-    let mut work: Vec<(u32, Vec<(Pid, Run)>)> = by_block.into_iter().collect();
+    let mut work: Vec<(BlockId, Vec<(Pid, Piece)>)> = by_block.into_iter().collect();
     work.sort_unstable_by_key(|(block, _)| *block);
     let next = AtomicUsize::new(0);
     let workers = thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
     thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| fill_blocks(reader, &work, &next))).collect();
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| fill_blocks(chain, &work, &next))).collect();
         handles.into_iter().try_for_each(|handle| handle.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "a filling thread failed"))))
     })
 }
 
-fn fill_blocks(reader: &FrameReader, work: &[(u32, Vec<(Pid, Run)>)], next: &AtomicUsize) -> Result<()> {
+fn fill_blocks(chain: &Chain, work: &[(BlockId, Vec<(Pid, Piece)>)], next: &AtomicUsize) -> Result<()> {
     let mut memories: HashMap<Pid, Memory> = HashMap::new();
     let mut raw = Vec::new();
     while let Some((block, runs)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
         raw.clear();
-        reader.read_block(*block, &mut raw)?;
+        chain.read_block(*block, &mut raw)?;
         for (pid, run) in runs {
-            let Place::Data { at, .. } = run.place else { continue };
+            let Source::Data { at, .. } = run.source else { continue };
             if !memories.contains_key(pid) {
                 memories.insert(*pid, Memory::open(*pid)?);
             }
@@ -70,7 +69,7 @@ fn fill_blocks(reader: &FrameReader, work: &[(u32, Vec<(Pid, Run)>)], next: &Ato
 }
 
 /// Fresh anonymous memory is zero already; a page of a private file mapping is not.
-fn write_zeros(memory: &Memory, run: &Run) -> Result<()> {
+fn write_zeros(memory: &Memory, run: &Piece) -> Result<()> {
     let mut page = [0u8; crate::sys::PAGE as usize];
     let mut at = run.offset;
     while at < run.end() {

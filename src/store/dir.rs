@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::name::{check_name, number, seq_of, SUFFIX};
+use super::name::{check_name, number, seq_of};
 use super::pending::{lock, sweep, unwritable, Pending};
 use super::{FrameRef, Store};
 use crate::error::{Context, Error, Kind, Result};
-use crate::image::{FrameReader, Written};
+use crate::image::{Chain, Written, SUFFIX};
 
 /// Locked while numbers are given out, and while leftovers are told from living writers.
 const LOCK: &str = ".lock";
@@ -188,8 +188,8 @@ impl Store for DirStore {
         Ok(frames)
     }
 
-    fn open(&self, frame: &FrameRef) -> Result<FrameReader> {
-        FrameReader::open(&self.path(frame)).map_err(|e| match e.kind() {
+    fn open(&self, frame: &FrameRef) -> Result<Chain> {
+        Chain::open(&self.path(frame)).map_err(|e| match e.kind() {
             Kind::NotFound => self.missing(frame),
             _ => e,
         })

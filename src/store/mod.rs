@@ -12,7 +12,7 @@ pub use name::FrameRef;
 pub use pending::Pending;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{FrameReader, Written};
+use crate::image::{Chain, Verifier, Written};
 
 /// What every store can do; five methods, so that a test can stand in for one.
 pub trait Store {
@@ -22,8 +22,8 @@ pub trait Store {
     fn commit(&self, pending: Pending, written: &Written) -> Result<FrameRef>;
     /// All frames, or those of one name, sorted by name and number.
     fn list(&self, name: Option<&str>) -> Result<Vec<FrameRef>>;
-    /// Opens a frame.
-    fn open(&self, frame: &FrameRef) -> Result<FrameReader>;
+    /// Opens a frame, with those it builds upon.
+    fn open(&self, frame: &FrameRef) -> Result<Chain>;
     /// Deletes a frame; its number is never used again.
     fn remove(&self, frame: &FrameRef) -> Result<()>;
 
@@ -32,13 +32,13 @@ pub trait Store {
         self.list(Some(name))?.pop().ok_or_else(|| none(name))
     }
 
-    /// The newest frame of `name` of which every byte is as it was written.
+    /// The newest frame of `name` of which every byte is as it was written, in its own file and in those it builds upon.
     fn newest_intact(&self, name: &str) -> Result<Intact> {
-        let mut skipped = Vec::new();
+        let (mut skipped, mut verifier) = (Vec::new(), Verifier::default());
         for frame in self.list(Some(name))?.into_iter().rev() {
-            let opened = self.open(&frame).and_then(|reader| reader.verify(&mut |_, _| {}).map(|_| reader));
+            let opened = self.open(&frame).and_then(|chain| verifier.verify(&chain, &mut |_, _| {}).map(|_| chain));
             match opened {
-                Ok(reader) => return Ok(Intact { frame, reader, skipped }),
+                Ok(chain) => return Ok(Intact { frame, chain, skipped }),
                 Err(error) => skipped.push(Skipped { frame, error }),
             }
         }
@@ -70,8 +70,8 @@ pub trait Store {
 pub struct Intact {
     /// The frame.
     pub frame: FrameRef,
-    /// The frame, open.
-    pub reader: FrameReader,
+    /// The frame, open, with those it builds upon.
+    pub chain: Chain,
     /// Newer frames that were passed over, the newest first.
     pub skipped: Vec<Skipped>,
 }

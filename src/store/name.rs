@@ -6,11 +6,10 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::SUFFIX;
 
 /// Longest name in bytes.
 const NAME_MAX: usize = 128;
-/// How the file of a frame ends.
-pub(super) const SUFFIX: &str = ".frame";
 
 /// One frame of a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

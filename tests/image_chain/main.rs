@@ -1,0 +1,8 @@
+//! Frames written in rounds, frames that build upon others, and what of them is read back.
+
+#[path = "../dice/mod.rs"]
+#[allow(dead_code)]
+mod dice;
+mod layers;
+mod links;
+mod model;
