@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::error::{Kind, Result};
-use crate::image::Chain;
+use crate::image::{Chain, FrameReader};
 use crate::manifest::Manifest;
-use crate::store::{DirStore, FrameRef, Store};
+use crate::store::{DirStore, FrameRef, Lineage, Parent, Store};
 
 /// One frame of a store.
 #[derive(Debug, Serialize)]
@@ -22,10 +22,25 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was taken, in nanoseconds since 1970; of an unreadable frame, when its file was written.
     pub taken_ns: u64,
+    /// What it builds upon; none if its header cannot be read.
+    pub chain: Option<Descent>,
     /// What it holds; none if it cannot be read.
     pub content: Option<Content>,
     /// Why it cannot be read.
     pub problem: Option<String>,
+}
+
+/// What a frame builds upon.
+#[derive(Debug, Serialize)]
+pub struct Descent {
+    /// Whether it holds only what is new since another frame.
+    pub increment: bool,
+    /// That other frame; none if it is not there, or not needed.
+    pub parent: Option<FrameRef>,
+    /// Frames in the chain, itself included.
+    pub frames: usize,
+    /// Length of all their files.
+    pub bytes: u64,
 }
 
 /// What a readable frame holds.
@@ -52,8 +67,13 @@ pub fn open(path: &Path) -> Result<(Chain, Manifest)> {
 /// is an entry like any other.
 pub fn list(store: &DirStore, name: Option<&str>) -> Result<Vec<Entry>> {
     let frames = store.list(name)?;
-    // A frame that somebody removes meanwhile is not in the store any more.
-    let mut entries: Vec<Entry> = frames.into_iter().filter_map(|frame| entry(store, frame)).collect();
+    let mut entries = Vec::new();
+    for frames in frames.chunk_by(|a, b| a.name() == b.name()) {
+        // A frame that somebody removes meanwhile is not in the store any more.
+        let first = entries.len();
+        entries.extend(frames.iter().filter_map(|frame| entry(store, frame.clone())));
+        descend(&mut entries[first..], &store.lineage(frames[0].name())?);
+    }
     let mut newest: HashMap<String, u64> = HashMap::new();
     for entry in &entries {
         let time = newest.entry(entry.frame.name().to_owned()).or_default();
@@ -68,11 +88,37 @@ fn entry(store: &DirStore, frame: FrameRef) -> Option<Entry> {
     let path = store.path(&frame);
     let meta = path.metadata().ok()?;
     let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let entry = Entry { frame, bytes: meta.len(), taken_ns: written.as_nanos().try_into().unwrap_or(u64::MAX), content: None, problem: None, path };
-    match open(&entry.path) {
-        Ok((_, manifest)) => Some(Entry { taken_ns: manifest.taken_ns, content: Some(content(&manifest)), ..entry }),
+    let entry = Entry { frame, bytes: meta.len(), taken_ns: written.as_nanos().try_into().unwrap_or(u64::MAX), chain: None, content: None, problem: None, path };
+    match alone(&entry.path) {
+        Ok(manifest) => Some(Entry { taken_ns: manifest.taken_ns, content: Some(content(&manifest)), ..entry }),
         Err(e) if e.kind() == Kind::NotFound => None,
         Err(e) => Some(Entry { problem: Some(e.to_string()), ..entry }),
+    }
+}
+
+/// The manifest of a frame whose own file is in order.
+fn alone(path: &Path) -> Result<Manifest> {
+    let reader = FrameReader::open(path)?;
+    Manifest::from_bytes(reader.manifest()).map_err(|e| e.context(format_args!("frame {}", path.display())))
+}
+
+/// Says of the frames of one name what each builds upon, and what is wrong with that.
+fn descend(entries: &mut [Entry], lineage: &Lineage) {
+    let own: HashMap<FrameRef, (u64, bool)> = entries.iter().map(|entry| (entry.frame.clone(), (entry.bytes, entry.problem.is_some()))).collect();
+    for entry in entries {
+        let Some(parent) = lineage.parent(&entry.frame) else { continue };
+        let chain = lineage.chain(&entry.frame);
+        let bytes = chain.iter().filter_map(|link| own.get(link)).map(|(bytes, _)| bytes).sum();
+        let lost = chain.last().and_then(|last| match lineage.parent(last) {
+            Some(Parent::Missing(id)) => Some(format!("frame {id}, which {last} builds upon, is not in the store")),
+            _ => None,
+        });
+        let damaged = chain.iter().find(|link| own.get(link).is_some_and(|(_, damaged)| *damaged));
+        let problem = lost.or(damaged.map(|link| format!("it builds upon {link}, which is not readable")));
+        entry.problem = entry.problem.take().or(problem);
+        let increment = parent != Parent::None;
+        let parent = if let Parent::Frame(parent) = parent { Some(parent) } else { None };
+        entry.chain = Some(Descent { increment, parent, frames: chain.len(), bytes });
     }
 }
 

@@ -280,7 +280,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         let frames = self.store.list(Some(self.name))?;
-        frames.iter().try_for_each(|frame| self.store.remove(frame))
+        self.store.remove_all(&frames)
     }
 
     /// Tries, ever more slowly, until the program runs again or the attempts are used up.

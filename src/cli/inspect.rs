@@ -7,13 +7,13 @@ use serde_json::{json, Value};
 use super::{json as line, show, StoreArgs};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::image::Chain;
+use crate::image::{Chain, FrameReader};
 use crate::manifest::{Body, Life, Manifest, Process};
 use crate::proc::Pid;
 use crate::resource::files::{FileEntry, FileKind};
 use crate::resource::memory::{AddressSpace, Backing, Mapping};
 
-/// Show what a frame holds: processes, memory, descriptors, files, and where it was taken
+/// Show what a frame holds: processes, memory, descriptors, files, what it builds upon, and where it was taken
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME (the newest frame of that name), NAME@SEQ, or the path of a .frame file
@@ -58,6 +58,10 @@ fn as_json(frame: Option<&str>, chain: &Chain, manifest: &Manifest) -> Result<Va
         "frame": frame,
         "path": chain.path(),
         "bytes": chain.newest().bytes(),
+        "id": chain.header().id,
+        "parent": chain.header().parent,
+        "chain": chain.frames().iter().map(|frame| frame.path()).collect::<Vec<_>>(),
+        "chain_bytes": chain.bytes(),
         "blocks": chain.newest().blocks().len(),
         "data_bytes": raw,
         "stored_bytes": stored,
@@ -96,11 +100,27 @@ fn heading(title: &str, chain: &Chain, manifest: &Manifest) -> String {
         ("frame", format!("{title} ({})", chain.path().display())),
         ("taken", format!("{} by {}, paused {}", ago(manifest.taken_ns), taking.method, show::millis(taking.pause_ns))),
         ("size", format!("{} in {}, compressed {:.2} : 1", show::bytes(chain.newest().bytes()), show::count(chain.newest().blocks().len(), "block", "blocks"), ratio(raw, stored))),
+        ("kind", kind(chain)),
         ("pages", format!("{} ({} more are zero)", taking.pages, taking.zero_pages)),
         ("host", format!("{}, Linux {}", host.hostname, host.kernel)),
         ("cpu", format!("{} ({}): {}", host.cpu, chain.header().arch_name(), join(&host.cpu_features))),
     ];
     show::table(&rows.map(|(key, value)| vec![key.to_owned(), value]))
+}
+
+/// Whether the frame is full, and if not, what else belongs to it.
+fn kind(chain: &Chain) -> String {
+    let file = |frame: &FrameReader| frame.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match chain.frames() {
+        [_, parent, .., last] | [_, parent @ last] => format!(
+            "increment upon {}; {} frames down to {}, {} in all",
+            file(parent),
+            chain.frames().len(),
+            file(last),
+            show::bytes(chain.bytes())
+        ),
+        _ => "full".to_owned(),
+    }
 }
 
 fn ago(taken_ns: u64) -> String {

@@ -1,7 +1,7 @@
 //! `stillframe list`.
 
 use super::{json, show, StoreArgs};
-use crate::catalog::{self, Entry};
+use crate::catalog::{self, Descent, Entry};
 use crate::error::{Error, Kind, Result};
 
 /// List the frames of the store, the newest last
@@ -35,7 +35,7 @@ pub fn run(args: &Args) -> Result<i32> {
 }
 
 fn rows(entries: &[Entry]) -> Vec<Vec<String>> {
-    let head = ["FRAME", "AGE", "SIZE", "PAUSE", "PROCESSES", "PAGES", "STATE"];
+    let head = ["FRAME", "AGE", "SIZE", "KIND", "IN ALL", "PAUSE", "PROCESSES", "PAGES", "STATE"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(entries.iter().map(row));
     rows
@@ -46,6 +46,18 @@ fn row(entry: &Entry) -> Vec<String> {
         Some(content) => [show::millis(content.pause_ns), content.processes.to_string(), content.pages.to_string()],
         None => ["-"; 3].map(str::to_owned),
     };
+    let (kind, total) = match &entry.chain {
+        Some(chain) => (kind(chain), show::bytes(chain.bytes)),
+        None => ("-".to_owned(), "-".to_owned()),
+    };
     let state = entry.problem.as_ref().map_or("intact".to_owned(), |problem| format!("not readable: {problem}"));
-    vec![entry.frame.to_string(), show::age(entry.taken_ns), show::bytes(entry.bytes), pause, processes, pages, state]
+    vec![entry.frame.to_string(), show::age(entry.taken_ns), show::bytes(entry.bytes), kind, total, pause, processes, pages, state]
+}
+
+fn kind(chain: &Descent) -> String {
+    match &chain.parent {
+        Some(parent) => format!("on {parent}"),
+        None if chain.increment => "on a lost frame".to_owned(),
+        None => "full".to_owned(),
+    }
 }

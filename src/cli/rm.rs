@@ -1,10 +1,10 @@
 //! `stillframe rm`.
 
-use super::StoreArgs;
+use super::{show, StoreArgs};
 use crate::error::{Error, Kind, Result};
 use crate::store::{DirStore, FrameRef, Store};
 
-/// Remove frames: NAME@SEQ…, or all frames of a name, or all but the newest
+/// Remove frames: NAME@SEQ…, or all frames of a name, or all but the newest and those they build upon
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME@SEQ; with --all or --keep, NAME
@@ -15,7 +15,7 @@ pub struct Args {
     /// Remove all frames of NAME
     #[arg(long, conflicts_with = "keep")]
     all: bool,
-    /// Remove all but the newest N frames of NAME
+    /// Remove all but the newest N frames of NAME, and those that they build upon
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Do not print what was removed
@@ -23,37 +23,39 @@ pub struct Args {
     quiet: bool,
 }
 
-/// Removes; if anything asked for is not there, nothing is.
+/// Removes; if anything asked for is not there, or is needed by a frame that stays, nothing is.
 pub fn run(args: &Args) -> Result<i32> {
     let store = args.store.open()?;
-    let doomed = match (args.all, args.keep) {
+    let (doomed, needed) = match (args.all, args.keep) {
         (true, _) => frames(&store, args, 0)?,
         (_, Some(keep)) => frames(&store, args, keep as usize)?,
-        _ => named(&store, &args.frame)?,
+        _ => (named(&store, &args.frame)?, 0),
     };
-    for frame in &doomed {
-        store.remove(frame)?;
-        if !args.quiet {
-            println!("removed {frame}");
+    store.remove_all(&doomed)?;
+    if !args.quiet {
+        doomed.iter().for_each(|frame| println!("removed {frame}"));
+        if needed > 0 {
+            println!("kept {}, which newer ones build upon", show::count(needed, "older frame", "older frames"));
         }
     }
     Ok(0)
 }
 
-/// All but the newest `keep` frames of the names given.
-fn frames(store: &DirStore, args: &Args, keep: usize) -> Result<Vec<FrameRef>> {
-    let mut doomed = Vec::new();
+/// All but the newest `keep` frames of the names given, and those that they build upon, which are counted.
+fn frames(store: &DirStore, args: &Args, keep: usize) -> Result<(Vec<FrameRef>, usize)> {
+    let (mut doomed, mut needed) = (Vec::new(), 0);
     for name in &args.frame {
         if name.contains('@') {
             return Err(Error::new(Kind::Usage, format!("'{name}' is a single frame; with --all or --keep give a NAME, without them NAME@SEQ")));
         }
         // Fails where there is nothing, so that a slip of the pen does not look like a success.
         store.newest(name)?;
-        let mut frames = store.list(Some(name))?;
-        frames.truncate(frames.len().saturating_sub(keep));
-        doomed.extend(frames);
+        let older = store.list(Some(name))?.len().saturating_sub(keep);
+        let surplus = store.lineage(name)?.surplus(keep);
+        needed += older.saturating_sub(surplus.len());
+        doomed.extend(surplus);
     }
-    Ok(doomed)
+    Ok((doomed, needed))
 }
 
 fn named(store: &DirStore, names: &[String]) -> Result<Vec<FrameRef>> {

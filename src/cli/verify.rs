@@ -6,10 +6,10 @@ use std::path::Path;
 use super::{json, show, StoreArgs};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::image::Verified;
+use crate::image::{Verified, Verifier};
 use crate::store::Store;
 
-/// Check every byte of frames; fails if any is damaged
+/// Check every byte of frames, and of those they build upon; fails if any is damaged
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME (the newest frame of that name), NAME@SEQ, or the path of a .frame file
@@ -33,6 +33,7 @@ struct Verdict<'a> {
     frame: &'a str,
     ok: bool,
     bytes: Option<u64>,
+    frames: Option<u64>,
     blocks: Option<u64>,
     problem: Option<String>,
 }
@@ -44,9 +45,9 @@ pub fn run(args: &Args) -> Result<i32> {
         true => store.list(None)?.iter().map(ToString::to_string).collect(),
         false => args.frame.clone(),
     };
-    let mut damaged = 0;
+    let (mut damaged, mut verifier) = (0, Verifier::default());
     for name in &names {
-        let checked = store.resolve(name).and_then(|located| check(&located.path, !args.quiet));
+        let checked = store.resolve(name).and_then(|located| check(&located.path, &mut verifier, !args.quiet));
         damaged += usize::from(checked.is_err());
         report(args, name, checked)?;
     }
@@ -56,11 +57,11 @@ pub fn run(args: &Args) -> Result<i32> {
     Ok(i32::from(damaged > 0))
 }
 
-fn check(path: &Path, progress: bool) -> Result<Verified> {
+fn check(path: &Path, verifier: &mut Verifier, progress: bool) -> Result<Verified> {
     let (chain, _) = catalog::open(path)?;
     let shown = progress && stderr().is_terminal();
     let mut percent = u64::MAX;
-    let verified = chain.verify(&mut |done, total| {
+    let verified = verifier.verify(&chain, &mut |done, total| {
         let now = done.saturating_mul(100).checked_div(total).unwrap_or(100);
         if shown && now != percent {
             percent = now;
@@ -81,9 +82,10 @@ fn report(args: &Args, frame: &str, checked: Result<Verified, Error>) -> Result<
     if args.json {
         let found = checked.as_ref().ok();
         let problem = checked.as_ref().err().map(ToString::to_string);
-        println!("{}", json(&Verdict { frame, ok: found.is_some(), bytes: found.map(|v| v.bytes), blocks: found.map(|v| v.blocks), problem })?);
+        println!("{}", json(&Verdict { frame, ok: found.is_some(), bytes: found.map(|v| v.bytes), frames: found.map(|v| v.frames), blocks: found.map(|v| v.blocks), problem })?);
     } else if let (Ok(verified), false) = (&checked, args.quiet) {
-        println!("{frame}: ok, {} in {}", show::bytes(verified.bytes), show::count(verified.blocks as usize, "block", "blocks"));
+        let chain = if verified.frames > 1 { format!(" of {} frames", verified.frames) } else { String::new() };
+        println!("{frame}: ok, {} in {}{chain}", show::bytes(verified.bytes), show::count(verified.blocks as usize, "block", "blocks"));
     }
     Ok(())
 }

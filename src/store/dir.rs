@@ -1,5 +1,6 @@
 //! A store in a directory, local or shared: STORE/NAME/SEQ.frame, committed by rename.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -9,9 +10,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::name::{check_name, number, seq_of};
 use super::pending::{lock, sweep, unwritable, Pending};
-use super::{FrameRef, Store};
+use super::{FrameRef, Lineage, Store};
 use crate::error::{Context, Error, Kind, Result};
-use crate::image::{Chain, Written, SUFFIX};
+use crate::image::{read_header, Chain, FrameId, Written, SUFFIX};
 
 /// Locked while numbers are given out, and while leftovers are told from living writers.
 const LOCK: &str = ".lock";
@@ -139,6 +140,35 @@ impl DirStore {
         Ok(self.frames(name)?.iter().map(FrameRef::seq).max().unwrap_or(0))
     }
 
+    /// Refuses a frame whose parent is gone; the caller holds the lock, so that it stays there until the frame is.
+    fn check_parent(&self, name: &str, parent: FrameId) -> Result<()> {
+        let mut frames = self.frames(name)?;
+        frames.sort_unstable();
+        // Mostly the newest.
+        let holds = |frame: &FrameRef| read_header(&self.path(frame)).is_ok_and(|header| header.id == parent);
+        match frames.iter().rev().any(holds) {
+            true => Ok(()),
+            false => Err(Error::refused(format!("frame {parent}, which this one builds upon, is not among those of {name} any more; take a full frame"))),
+        }
+    }
+
+    /// Deletes frames of one name in this order; the caller holds the lock.
+    fn delete(&self, name: &str, frames: &[FrameRef]) -> Result<()> {
+        let (dir, highest) = (self.root.join(name), self.highest(name)?);
+        // The mark only ever rises: older frames may be removed after newer ones.
+        if frames.iter().any(|frame| frame.seq() == highest) && highest > high_water(&dir)? {
+            set_high_water(&dir, highest).map_err(|e| unwritable(&dir, e))?;
+        }
+        for frame in frames {
+            let path = self.path(frame);
+            fs::remove_file(&path).map_err(|e| match e.kind() {
+                ErrorKind::NotFound => self.missing(frame),
+                _ => unwritable(&path, e),
+            })?;
+        }
+        sync_dir(&dir)
+    }
+
     /// The number that comes next; the caller holds the lock until it is taken.
     fn next(&self, name: &str) -> Result<FrameRef> {
         let last = self.highest(name)?.max(high_water(&self.root.join(name))?);
@@ -166,6 +196,7 @@ impl Store for DirStore {
         pending.sync(written).map_err(gone)?;
         let _lock = lock_dir(&dir).map_err(gone)?;
         let frame = self.next(pending.name()).map_err(gone)?;
+        written.parent.map_or(Ok(()), |parent| self.check_parent(pending.name(), parent))?;
         let path = self.path(&frame);
         pending.publish(&path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => vanished(&dir),
@@ -195,19 +226,30 @@ impl Store for DirStore {
         })
     }
 
-    fn remove(&self, frame: &FrameRef) -> Result<()> {
-        let (dir, path) = (self.root.join(frame.name()), self.path(frame));
-        path.symlink_metadata().map_err(|e| self.unopened(frame, e))?;
-        let _lock = lock_dir(&dir)?;
-        // The mark only ever rises: older frames may be removed after newer ones.
-        if frame.seq() == self.highest(frame.name())? && frame.seq() > high_water(&dir)? {
-            set_high_water(&dir, frame.seq()).map_err(|e| unwritable(&dir, e))?;
+    fn lineage(&self, name: &str) -> Result<Lineage> {
+        let frames = self.list(Some(name))?;
+        Ok(Lineage::new(frames.into_iter().map(|frame| {
+            let header = read_header(&self.path(&frame));
+            (frame, header)
+        })))
+    }
+
+    fn remove_all(&self, frames: &[FrameRef]) -> Result<()> {
+        let mut by_name: BTreeMap<&str, BTreeSet<FrameRef>> = BTreeMap::new();
+        for frame in frames {
+            self.path(frame).symlink_metadata().map_err(|e| self.unopened(frame, e))?;
+            by_name.entry(frame.name()).or_default().insert(frame.clone());
         }
-        fs::remove_file(&path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => self.missing(frame),
-            _ => unwritable(&path, e),
-        })?;
-        sync_dir(&dir)
+        // In the order of names, so that two of us do not wait for each other.
+        let locks = by_name.keys().map(|name| lock_dir(&self.root.join(name))).collect::<Result<Vec<_>>>()?;
+        let mut plans = Vec::new();
+        for (name, frames) in by_name {
+            let frames: Vec<FrameRef> = frames.into_iter().collect();
+            plans.push((name, self.lineage(name)?.removal(&frames)?));
+        }
+        plans.iter().try_for_each(|(name, frames)| self.delete(name, frames))?;
+        drop(locks);
+        Ok(())
     }
 }
 

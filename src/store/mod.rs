@@ -1,6 +1,7 @@
 //! Where frames live. A store hands out room for a new frame, and shows it under a name only when it is whole and safe.
 
 mod dir;
+mod lineage;
 mod name;
 mod pending;
 
@@ -8,24 +9,34 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use dir::{DirStore, Located};
+pub use lineage::{Lineage, Parent};
 pub use name::FrameRef;
 pub use pending::Pending;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::{Chain, Verifier, Written};
 
-/// What every store can do; five methods, so that a test can stand in for one.
+/// What every store can do; few methods, so that a test can stand in for one.
 pub trait Store {
     /// Makes room for the next frame of `name`; nobody sees it before it is committed.
     fn begin(&self, name: &str) -> Result<Pending>;
-    /// Brings a finished frame to stable storage and gives it the next number of its name.
+    /// Brings a finished frame to stable storage and gives it the next number of its name; refused if the frame that it builds
+    /// upon is not there any more.
     fn commit(&self, pending: Pending, written: &Written) -> Result<FrameRef>;
     /// All frames, or those of one name, sorted by name and number.
     fn list(&self, name: Option<&str>) -> Result<Vec<FrameRef>>;
     /// Opens a frame, with those it builds upon.
     fn open(&self, frame: &FrameRef) -> Result<Chain>;
-    /// Deletes a frame; its number is never used again.
-    fn remove(&self, frame: &FrameRef) -> Result<()>;
+    /// Which frame of `name` builds upon which.
+    fn lineage(&self, name: &str) -> Result<Lineage>;
+    /// Deletes frames; their numbers are never used again. If one of them is not there, or is needed by a frame that stays,
+    /// nothing is deleted.
+    fn remove_all(&self, frames: &[FrameRef]) -> Result<()>;
+
+    /// Deletes one frame, as [`Store::remove_all`] does.
+    fn remove(&self, frame: &FrameRef) -> Result<()> {
+        self.remove_all(std::slice::from_ref(frame))
+    }
 
     /// The newest frame of `name`, whole or damaged.
     fn newest(&self, name: &str) -> Result<FrameRef> {
@@ -52,15 +63,15 @@ pub trait Store {
         })
     }
 
-    /// Deletes all but the newest `keep` frames of `name`, the oldest first, and says which.
+    /// Deletes all but the newest `keep` frames of `name` and those that they build upon, the oldest chain first, and says
+    /// which.
     fn retain(&self, name: &str, keep: usize) -> Result<Vec<FrameRef>> {
         if keep == 0 {
             let what = format!("cannot keep 0 frames of {name}; keep at least 1, or remove frames one by one");
             return Err(Error::new(Kind::Usage, what));
         }
-        let mut frames = self.list(Some(name))?;
-        frames.truncate(frames.len().saturating_sub(keep));
-        frames.iter().try_for_each(|frame| self.remove(frame))?;
+        let frames = self.lineage(name)?.surplus(keep);
+        self.remove_all(&frames)?;
         Ok(frames)
     }
 }
