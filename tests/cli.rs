@@ -122,7 +122,7 @@ impl Drop for Nap {
 #[test]
 fn help_and_version_are_for_everyone() {
     let store = Store::new();
-    for command in ["checkpoint", "restore", "run", "list", "inspect", "verify", "rm", "check"] {
+    for command in ["checkpoint", "restore", "run", "list", "inspect", "verify", "rm", "compact", "check"] {
         assert!(store.ok(&["help"]).contains(command));
         assert!(store.ok(&[command, "--help"]).contains("--store"));
     }
@@ -184,7 +184,7 @@ fn frames_that_are_not_there_are_said() {
     assert_eq!(store.json(&["list", "--json"]), Value::Array(Vec::new()));
     assert!(store.ok(&["verify", "--all"]).contains("no frames"));
     store.fails(&["list", "web"], "no frame of web");
-    for command in ["restore", "inspect", "verify"] {
+    for command in ["restore", "inspect", "verify", "compact"] {
         store.fails(&[command, "web"], "no frame of web");
         store.fails(&[command, "web@7"], "no frame web@7");
         store.fails(&[command, "web@x"], "names no frame");

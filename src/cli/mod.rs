@@ -11,6 +11,7 @@ mod check;
 mod checkpoint;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod compact;
 mod inspect;
 mod list;
 mod protect;
@@ -38,6 +39,7 @@ enum Command {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Rm(rm::Args),
+    Compact(compact::Args),
     Check(check::Args),
     #[cfg(feature = "cluster")]
     Agent(cluster::AgentArgs),
@@ -108,6 +110,7 @@ pub fn run(cli: &Cli) -> Result<i32> {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Rm(args) => rm::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Check(args) => check::run(args),
         #[cfg(feature = "cluster")]
         command => of_cluster(command),

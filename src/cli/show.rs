@@ -1,5 +1,6 @@
 //! Numbers as people read and write them.
 
+use std::io::{stderr, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Kind, Result};
@@ -57,6 +58,37 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     };
     let total = millis.and_then(|unit: u64| text[..digits].parse::<u64>().ok()?.checked_mul(unit)).filter(|&total| total > 0);
     total.map(Duration::from_millis).ok_or_else(|| Error::new(Kind::Usage, format!("'{text}' is no duration; write a number above 0 and a unit, as in 500ms, 10s, 5m or 2h")))
+}
+
+/// Progress on a terminal, which goes away in the end.
+pub struct Percent {
+    shown: bool,
+    last: u64,
+}
+
+impl Percent {
+    /// Nothing is shown unless `wanted`, and standard error is a terminal.
+    pub fn new(wanted: bool) -> Percent {
+        Percent { shown: wanted && stderr().is_terminal(), last: u64::MAX }
+    }
+
+    /// So much of so much is done.
+    pub fn show(&mut self, done: u64, total: u64) {
+        let now = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        if self.shown && now != self.last {
+            self.last = now;
+            // Progress that cannot be shown is no reason to stop.
+            let _ = write!(stderr(), "\r{now:3} %");
+        }
+    }
+}
+
+impl Drop for Percent {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(stderr(), "\r     \r");
+        }
+    }
 }
 
 /// Rows as columns of equal width, two spaces apart; the last column is left as it is.

@@ -1,6 +1,5 @@
 //! `stillframe verify`.
 
-use std::io::{stderr, IsTerminal, Write};
 use std::path::Path;
 
 use super::{json, show, StoreArgs};
@@ -59,20 +58,8 @@ pub fn run(args: &Args) -> Result<i32> {
 
 fn check(path: &Path, verifier: &mut Verifier, progress: bool) -> Result<Verified> {
     let (chain, _) = catalog::open(path)?;
-    let shown = progress && stderr().is_terminal();
-    let mut percent = u64::MAX;
-    let verified = verifier.verify(&chain, &mut |done, total| {
-        let now = done.saturating_mul(100).checked_div(total).unwrap_or(100);
-        if shown && now != percent {
-            percent = now;
-            // Progress that cannot be shown is no reason to stop.
-            let _ = write!(stderr(), "\r{percent:3} %");
-        }
-    });
-    if shown {
-        let _ = write!(stderr(), "\r     \r");
-    }
-    verified
+    let mut percent = show::Percent::new(progress);
+    verifier.verify(&chain, &mut |done, total| percent.show(done, total))
 }
 
 fn report(args: &Args, frame: &str, checked: Result<Verified, Error>) -> Result<()> {

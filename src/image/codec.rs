@@ -199,8 +199,8 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Checks a block against the index and appends its raw bytes to `out`.
-pub(super) fn decode(bytes: &[u8], entry: &BlockEntry, out: &mut Vec<u8>) -> Result<()> {
+/// Checks a block against the index, all but whether it decompresses.
+pub(super) fn check(bytes: &[u8], entry: &BlockEntry) -> Result<()> {
     if bytes.len() as u64 != entry.file_len() {
         return Err(damaged("it is cut short"));
     }
@@ -212,6 +212,12 @@ pub(super) fn decode(bytes: &[u8], entry: &BlockEntry, out: &mut Vec<u8>) -> Res
     if bytes[..BLOCK_MAGIC.len()] != BLOCK_MAGIC || lengths != (entry.raw_len, entry.stored_len) {
         return Err(damaged("its header does not agree with the index"));
     }
+    Ok(())
+}
+
+/// Checks a block against the index and appends its raw bytes to `out`.
+pub(super) fn decode(bytes: &[u8], entry: &BlockEntry, out: &mut Vec<u8>) -> Result<()> {
+    check(bytes, entry)?;
     let stored = &bytes[BLOCK_HEADER_LEN..];
     match Codec::from_number(u32_at(bytes, at::CODEC))? {
         Codec::Raw if entry.raw_len != entry.stored_len => Err(damaged("its two lengths differ without compression")),

@@ -14,6 +14,7 @@ mod header;
 mod index;
 mod overlay;
 mod reader;
+mod rewrite;
 mod section;
 mod writer;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::codec;
+use super::codec::{self, EncodedBlock};
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{Header, HEADER_LEN};
 use super::index::{BlockEntry, Index};
@@ -115,13 +115,22 @@ impl FrameReader {
     /// Replaces `out` by the content of a block, checked and decompressed.
     pub fn read_block(&self, block: u32, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
+        self.with_block(block, |stored, entry| codec::decode(&stored, entry, out))
+    }
+
+    /// A block as it lies in the file, its checksum checked.
+    pub(super) fn stored_block(&self, block: u32) -> Result<EncodedBlock> {
+        self.with_block(block, |bytes, &entry| codec::check(&bytes, &entry).map(|()| EncodedBlock { bytes, entry }))
+    }
+
+    fn with_block<T>(&self, block: u32, then: impl FnOnce(Vec<u8>, &BlockEntry) -> Result<T>) -> Result<T> {
         let at = (self.index.blocks.get(block as usize), self.starts.get(block as usize));
         let (Some(entry), Some(&start)) = at else {
             let what = format!("frame {} has no block {block}", self.path.display());
             return Err(Error::new(Kind::Usage, what));
         };
         read(&self.file, start, entry.file_len())
-            .and_then(|stored| codec::decode(&stored, entry, out))
+            .and_then(|stored| then(stored, entry))
             .map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
     }
 

@@ -67,6 +67,13 @@ impl DirStore {
         Ok(Located { path, frame: Some(frame) })
     }
 
+    /// The store and the frame that a path leads to, if it is one of a store by its place and name.
+    pub fn of(path: &Path) -> Option<(DirStore, FrameRef)> {
+        let (dir, file) = (path.parent()?, path.file_name()?.to_str()?);
+        let frame = FrameRef::new(dir.file_name()?.to_str()?, seq_of(file)?).ok()?;
+        Some((DirStore::new(dir.parent()?), frame))
+    }
+
     /// Why a frame cannot be opened: mostly because it is not there.
     fn unopened(&self, frame: &FrameRef, e: io::Error) -> Error {
         let path = self.path(frame);
@@ -138,6 +145,16 @@ impl DirStore {
     /// The highest number among the frames of `name`.
     fn highest(&self, name: &str) -> Result<u64> {
         Ok(self.frames(name)?.iter().map(FrameRef::seq).max().unwrap_or(0))
+    }
+
+    /// Removes those of `frames`, each the parent of the one before, that no other frame builds upon, and says which.
+    pub fn prune(&self, frames: &[FrameRef]) -> Result<Vec<FrameRef>> {
+        let Some(first) = frames.first() else { return Ok(Vec::new()) };
+        let lineage = self.lineage(first.name())?;
+        // The first that is needed needs all those below it.
+        let free = (1..=frames.len()).take_while(|&count| lineage.removal(&frames[..count]).is_ok()).last().unwrap_or(0);
+        self.remove_all(&frames[..free])?;
+        Ok(frames[..free].to_vec())
     }
 
     /// Refuses a frame whose parent is gone; the caller holds the lock, so that it stays there until the frame is.
@@ -253,14 +270,22 @@ impl Store for DirStore {
     }
 }
 
-fn lock_dir(dir: &Path) -> Result<Flock<File>> {
+pub(super) fn lock_dir(dir: &Path) -> Result<Flock<File>> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     lock(file.map_err(|e| unwritable(dir, e))?, FlockArg::LockExclusive).at("lock", &path)
 }
 
+/// The lock of a directory that has one: of a store, that is.
+pub(super) fn lock_store(dir: &Path) -> Result<Option<Flock<File>>> {
+    match dir.join(LOCK).symlink_metadata() {
+        Ok(_) => lock_dir(dir).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Makes what was renamed, created or removed in `dir` survive a loss of power.
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     match File::open(dir).and_then(|file| file.sync_all()) {
         // Some file systems know no sync of directories, and need none.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),

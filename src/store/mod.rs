@@ -1,5 +1,6 @@
 //! Where frames live. A store hands out room for a new frame, and shows it under a name only when it is whole and safe.
 
+mod compact;
 mod dir;
 mod lineage;
 mod name;
@@ -8,6 +9,7 @@ mod pending;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use compact::{compact, Compacted};
 pub use dir::{DirStore, Located};
 pub use lineage::{Lineage, Parent};
 pub use name::FrameRef;

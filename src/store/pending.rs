@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{fchown, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -19,19 +20,14 @@ const PREFIX: &str = ".partial-";
 #[derive(Debug)]
 pub struct Pending {
     name: String,
-    file: NamedTempFile,
-    /// Held as long as the writer lives, so that others can tell a frame in the making from a leftover.
-    _alive: Flock<File>,
+    hidden: Hidden,
 }
 
 impl Pending {
     /// A hidden file in `dir`; the caller keeps sweepers out until this returns.
     pub fn create(name: &str, dir: &Path) -> Result<Self> {
         check_name(name)?;
-        let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir).map_err(|e| unwritable(dir, e))?;
-        let alive = file.as_file().try_clone().at("share", file.path())?;
-        let alive = lock(alive, FlockArg::LockExclusiveNonblock).at("lock", file.path())?;
-        Ok(Pending { name: name.to_owned(), file, _alive: alive })
+        Ok(Pending { name: name.to_owned(), hidden: Hidden::create(dir)? })
     }
 
     /// The name that the frame will be found under.
@@ -41,10 +37,46 @@ impl Pending {
 
     /// Where the bytes are until they are committed.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.hidden.path()
     }
 
     /// Starts to write the frame.
+    pub fn writer(&self, header: &Header) -> Result<FrameWriter> {
+        self.hidden.writer(header)
+    }
+
+    /// Brings every byte of the finished frame to stable storage.
+    pub fn sync(&self, written: &Written) -> Result<()> {
+        self.hidden.sync(written)
+    }
+
+    /// Gives the file its final name, unless that name is taken.
+    pub fn publish(self, path: &Path) -> io::Result<()> {
+        self.hidden.file.persist_noclobber(path).map(drop).map_err(|e| e.error)
+    }
+}
+
+/// A file that no listing shows, and that goes away when dropped.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    file: NamedTempFile,
+    /// Held as long as the writer lives, so that others can tell a frame in the making from a leftover.
+    _alive: Flock<File>,
+}
+
+impl Hidden {
+    /// One in `dir`; the caller keeps sweepers out until this returns.
+    pub fn create(dir: &Path) -> Result<Self> {
+        let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir).map_err(|e| unwritable(dir, e))?;
+        let alive = file.as_file().try_clone().at("share", file.path())?;
+        let alive = lock(alive, FlockArg::LockExclusiveNonblock).at("lock", file.path())?;
+        Ok(Hidden { file, _alive: alive })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     pub fn writer(&self, header: &Header) -> Result<FrameWriter> {
         let file = self.file.as_file().try_clone().at("share", self.path())?;
         FrameWriter::create(file, self.path(), header)
@@ -62,9 +94,17 @@ impl Pending {
         file.sync_all().map_err(|e| unwritable(self.path(), e))
     }
 
-    /// Gives the file its final name, unless that name is taken.
-    pub fn publish(self, path: &Path) -> io::Result<()> {
-        self.file.persist_noclobber(path).map(drop).map_err(|e| e.error)
+    /// Gives the file the rights and the owner of another.
+    pub fn take_after(&self, path: &Path) -> Result<()> {
+        let old = path.symlink_metadata().at("examine", path)?;
+        // Whoever may replace a file but not give his own away keeps it.
+        let _ = fchown(self.file.as_file(), Some(old.uid()), Some(old.gid()));
+        self.file.as_file().set_permissions(old.permissions()).map_err(|e| unwritable(path, e))
+    }
+
+    /// Puts the file in the place of another.
+    pub fn replace(self, path: &Path) -> io::Result<()> {
+        self.file.persist(path).map(drop).map_err(|e| e.error)
     }
 }
 

@@ -10,12 +10,12 @@ use crate::dice::{self, Dice};
 use crate::model::{self, Pages, PAGE, PAGES};
 
 /// The file of link `number`, counted from 1 for the oldest.
-fn path(dir: &Path, number: usize) -> PathBuf {
+pub fn path(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("{number:08}.frame"))
 }
 
 /// Writes a chain of random frames, and says what each holds in the end.
-fn chain(dir: &Path, links: usize, dice: &mut Dice) -> Vec<Pages> {
+pub fn chain(dir: &Path, links: usize, dice: &mut Dice) -> Vec<Pages> {
     let (mut parent, mut contents) = (None, vec![Pages::new()]);
     for number in 1..=links {
         let (id, _, own) = model::write(&path(dir, number), parent, dice);
