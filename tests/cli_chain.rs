@@ -122,6 +122,17 @@ fn a_lost_parent_is_said_by_every_command() {
 }
 
 #[test]
+fn a_chain_of_more_frames_than_may_be_open_is_said() {
+    let store = Store::with_chain(40);
+    let limited = format!("ulimit -n 20 && exec {} compact nap --quiet", env!("CARGO_BIN_EXE_stillframe"));
+    let out = Command::new("sh").args(["-c", &limited]).env("STILLFRAME_STORE", store.dir.path()).output().unwrap();
+    let stderr = text(&out.stderr);
+    assert!(!out.status.success() && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.contains("builds upon another, with more others than files may be open (raise ulimit -n, then compact it)"), "{stderr}");
+    assert_eq!(store.ok(&["compact", "nap", "--quiet"]), "");
+}
+
+#[test]
 fn damage_below_is_damage_of_all_above() {
     let store = Store::with_chain(3);
     assert!(store.ok(&["verify", "nap"]).contains(" of 3 frames"));

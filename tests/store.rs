@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
-use stillframe::image::{Compression, Header};
-use stillframe::store::{DirStore, FrameRef, Pending, Store};
+use stillframe::image::{encode, Compression, Header, RunInBlock};
+use stillframe::store::{compact, DirStore, FrameRef, Pending, Store};
 use stillframe::{Error, Kind, Result};
 
 const NOTHING: Option<&str> = None;
@@ -253,6 +253,24 @@ fn full_disk_is_named_and_costs_no_other_frame() {
         assert_eq!((listed(&store, NOTHING), leftovers(&store, "web").len()), (vec!["web@1".to_owned()], 0));
         assert_eq!(take(&store, "web", &[3; 100_000]).unwrap(), frame("web@2"));
         assert!(store.newest_intact("web").unwrap().skipped.is_empty());
+    });
+}
+
+#[test]
+fn compaction_on_a_full_disk_leaves_the_frame_as_it_is() {
+    with_tiny_disk(|disk| {
+        let store = DirStore::new(disk);
+        let pending = store.begin("web").unwrap();
+        let mut writer = pending.writer(&Header::new(None)).unwrap();
+        writer.put(0, 0, &[1; 700_000], Compression::None).unwrap();
+        let fresh = RunInBlock { object: 0, offset: 0, at: 0, len: 4096, generation: 1 };
+        writer.append(&encode(&[2; 4096], Compression::None).unwrap(), &[fresh]).unwrap();
+        let web = store.commit(pending, &writer.finish(b"{}").unwrap()).unwrap();
+        let before = fs::read(store.path(&web)).unwrap();
+        let error = compact(&store.path(&web), Compression::None, &mut |_, _| {}).unwrap_err();
+        assert_says(&error, Kind::Io, &["cannot write frame", "free some space"]);
+        assert!(fs::read(store.path(&web)).unwrap() == before && leftovers(&store, "web").is_empty());
+        assert!(compact(&store.path(&web), Compression::Zstd(1), &mut |_, _| {}).unwrap().is_some());
     });
 }
 

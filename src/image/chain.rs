@@ -7,7 +7,7 @@ use super::family::Family;
 use super::header::Header;
 use super::index::BlockEntry;
 use super::reader::{FrameReader, Verified};
-use super::{damaged, Place};
+use super::{damaged, Place, Run};
 use crate::error::{Error, Kind, Result};
 
 /// An open frame with its parent, that one's parent and so on; any number of threads may read its blocks at once.
@@ -178,7 +178,7 @@ fn links(path: &Path) -> Result<Vec<FrameReader>> {
             Some(family) => family,
             none => none.insert(Family::beside(path)?),
         };
-        let found = family.find(parent)?.ok_or_else(|| {
+        let found = family.find(parent).map_err(|e| link_failed(child, e))?.ok_or_else(|| {
             let what = format!("frame {} builds upon frame {parent}, which is not in {}", child.path().display(), family.searched());
             Error::corrupt(format!("{what}; put the file of that frame back there, or use an older frame"))
         })?;
@@ -220,10 +220,9 @@ fn flatten(frames: &[FrameReader]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (number, frame) in (0..).zip(frames) {
         let mut deeper = Vec::new();
+        let mut cursor = Cursor { object: 0, start: 0, ahead: frame.runs_of(0) };
         for Sought { object, start, end, theirs } in sought {
-            let runs = frame.runs_of(theirs);
-            let first = runs.partition_point(|run| run.end() <= start);
-            for run in runs[first..].iter().take_while(|run| run.offset < end) {
+            for run in cursor.seek(frame, theirs, start).iter().take_while(|run| run.offset < end) {
                 let part = run.part(run.offset.max(start), run.end().min(end));
                 let source = match part.place {
                     Place::Data { block, at } => Source::Data { block: BlockId { frame: number, block }, at },
@@ -238,9 +237,32 @@ fn flatten(frames: &[FrameReader]) -> Vec<Piece> {
         }
         sought = deeper;
     }
-    pieces.sort_unstable_by_key(|piece| (piece.object, piece.offset));
+    // Each frame's are sorted already, which a stable sort makes use of.
+    pieces.sort_by_key(|piece| (piece.object, piece.offset));
     pieces.dedup_by(|next, piece| join(piece, next));
     pieces
+}
+
+/// Where the last search in a frame ended: what is sought is mostly sorted, and found in one sweep.
+struct Cursor<'a> {
+    object: u32,
+    start: u64,
+    ahead: &'a [Run],
+}
+
+impl<'a> Cursor<'a> {
+    /// The runs of an object from the one that reaches beyond `start`.
+    fn seek(&mut self, frame: &'a FrameReader, object: u32, start: u64) -> &'a [Run] {
+        if self.object != object || start < self.start {
+            self.ahead = frame.runs_of(object);
+            self.ahead = &self.ahead[self.ahead.partition_point(|run| run.end() <= start)..];
+        }
+        (self.object, self.start) = (object, start);
+        while self.ahead.first().is_some_and(|run| run.end() <= start) {
+            self.ahead = &self.ahead[1..];
+        }
+        self.ahead
+    }
 }
 
 /// Makes `piece` swallow `next` where both are one stretch in the object and in the chain.
