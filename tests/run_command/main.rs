@@ -250,12 +250,26 @@ fn stop_passes_the_status_on() {
 #[test]
 fn keeps_as_many_frames_as_asked_and_those_of_a_finished_program_on_request() {
     scenario(|scene| {
-        let mut run = scene.run(&["--every", "100ms", "--keep", "2", "--keep-frames", "--quiet"], ["50", "0", "0"]);
+        let mut run = scene.run(&["--every", "100ms", "--full-every", "1", "--keep", "2", "--keep-frames", "--quiet"], ["50", "0", "0"]);
         scene.ends(&mut run, 0)?;
         match (scene.frames().as_slice(), scene.log().as_str()) {
             ([one, other], "") if *one > 1 && *other == one + 1 => Ok(()),
             (frames, _) => Err(format!("frames {frames:?}")),
         }
+    });
+}
+
+#[test]
+fn keeps_what_the_newest_frames_build_upon_and_no_more() {
+    scenario(|scene| {
+        let mut run = scene.run(&["--every", "100ms", "--full-every", "3", "--keep", "2", "--keep-frames", "--quiet"], ["80", "0", "0"]);
+        scene.ends(&mut run, 0)?;
+        let frames = scene.frames();
+        scene.store().newest_intact("job").map_err(|e| e.to_string()).and_then(|found| match found.skipped.is_empty() {
+            // At most a full frame, and before it a whole chain of which the last is one of the two.
+            true if frames[0] > 1 && (2..=4).contains(&frames.len()) => Ok(()),
+            _ => Err(format!("frames {frames:?}, {} of them not intact", found.skipped.len())),
+        })
     });
 }
 
