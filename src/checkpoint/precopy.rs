@@ -6,7 +6,7 @@
 
 use super::aside::Aside;
 use super::watch::{Space, Watch};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::sys::PAGE;
 use crate::track::Ranges;
 use crate::tracee::memory::Memory;
@@ -120,7 +120,10 @@ fn copy(watch: &mut Watch, mut with: impl FnMut(&Space, &Memory, &Ranges) -> Res
         }
         // A space that has ended shows at the stop.
         let Ok(memory) = Memory::open(space.tracker.pid) else { continue };
-        let missing = with(space, &memory, &todo)?;
+        let missing = match with(space, &memory, &todo) {
+            Err(e) if e.kind() == Kind::TargetGone => continue,
+            copied => copied?,
+        };
         space.owed = space.owed.minus(&todo).union(&missing);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::calls::Calls;
 use crate::error::{Error, Kind, Result};
-use crate::proc::{self, maps, Pid};
+use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
 use crate::sys::kcmp::{self, Object};
 use crate::sys::sched::Urgent;
@@ -39,9 +39,9 @@ impl Space {
         Space { tracker, object: 0, base: None, uncommitted: Ranges::default(), owed: Ranges::default(), recent: Ranges::default(), hot: Ranges::default(), last: Last::default() }
     }
 
-    /// Whether its process is gone.
+    /// Whether its process is gone, or dead.
     pub fn has_ended(&self) -> bool {
-        !proc::path(self.tracker.pid, "").exists()
+        !stat::read(self.tracker.pid).is_ok_and(|stat| !stat.is_zombie())
     }
 }
 

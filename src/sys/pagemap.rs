@@ -61,6 +61,8 @@ const _: () = assert!(std::mem::size_of::<ScanArg>() == 0x60);
 pub struct Query {
     /// Categories that must all hold.
     pub all_of: u64,
+    /// Categories that must not hold.
+    pub none_of: u64,
     /// Categories of which one must hold; none: no such condition.
     pub any_of: u64,
     /// Categories to report.
@@ -105,7 +107,8 @@ fn walk(pagemap: &File, start: u64, end: u64, query: Query, out: &mut [Region]) 
         // Without a vector the kernel would protect holes too, whatever is asked.
         vec: out.as_mut_ptr() as u64,
         vec_len: out.len() as u64,
-        category_mask: query.all_of,
+        category_inverted: query.none_of,
+        category_mask: query.all_of | query.none_of,
         category_anyof_mask: query.any_of,
         return_mask: query.report,
         ..ScanArg::default()

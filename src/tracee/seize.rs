@@ -138,7 +138,7 @@ impl Frozen {
     pub fn thaw_stopped(mut self) {
         for process in self.processes.iter().filter(|p| !p.is_zombie()) {
             // A queued SIGSTOP takes effect before the first instruction after the detach.
-            let _ = crate::sys::pidfd::open(process.pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), libc::SIGSTOP));
+            let _ = signal_process(process.pid, libc::SIGSTOP);
         }
         self.release(0);
     }
@@ -147,7 +147,7 @@ impl Frozen {
     pub fn kill(mut self) {
         // Root first: a parent must not see its children die.
         for process in self.processes.iter().filter(|p| !p.is_zombie()) {
-            let _ = crate::sys::pidfd::open(process.pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), libc::SIGKILL));
+            let _ = signal_process(process.pid, libc::SIGKILL);
         }
         // Backwards, because a main thread is not waited for before its other threads.
         for (_, tid) in self.seized.drain(..).rev() {
@@ -166,7 +166,11 @@ impl Frozen {
             .flat_map(|p| p.threads.iter().flat_map(move |t| t.parked.iter().map(move |&s| (p.pid, t.tid, s))))
             .collect();
         for (pid, tid, signal) in parked {
-            let _ = crate::sys::pidfd::tgkill(pid, tid, signal);
+            let _ = match signal {
+                // A stop is the whole process's: whichever thread is let go first must not run before it.
+                libc::SIGSTOP => signal_process(pid, signal),
+                _ => crate::sys::pidfd::tgkill(pid, tid, signal),
+            };
         }
         // An error means that the thread is gone, which is its own affair, or that it has not stopped yet.
         let mut late: Vec<(Pid, Pid)> = self.seized.drain(..).collect();
@@ -190,6 +194,10 @@ impl Drop for Frozen {
         }
         self.release(0);
     }
+}
+
+fn signal_process(pid: Pid, signal: i32) -> std::io::Result<()> {
+    crate::sys::pidfd::open(pid).and_then(|fd| crate::sys::pidfd::send_signal(std::os::fd::AsFd::as_fd(&fd), signal))
 }
 
 /// The processes of the tree below `root`, parents before children.

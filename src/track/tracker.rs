@@ -30,6 +30,9 @@ pub struct Tracker {
     pub pid: Pid,
     uffd: Uffd,
     populated: Ranges,
+    /// Protected pages without data of their own: of a file, of zeros, guards. What was copied there before no longer counts.
+    blank: Ranges,
+    /// The guards among them.
     guards: Ranges,
     dead: bool,
 }
@@ -53,7 +56,7 @@ impl Tracker {
         let explain = |e: io::Error| Error::io(format!("pid {pid}: cannot watch its writes (userfaultfd)"), e);
         let uffd = Uffd::from(visit.userfaultfd(flags).map_err(explain)?);
         uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_ASYNC).map_err(explain)?;
-        Ok(Tracker { pid, uffd, populated: Ranges::default(), guards: Ranges::default(), dead: false })
+        Ok(Tracker { pid, uffd, populated: Ranges::default(), blank: Ranges::default(), guards: Ranges::default(), dead: false })
     }
 
     /// The address space is gone: the process exited, or runs another program.
@@ -70,9 +73,11 @@ impl Tracker {
             regions.extend(self.round_in(&pagemap, vma).context(format_args!("pid {}: cannot follow its writes at {:x}", self.pid, vma.start))?);
         }
         let touched = Ranges::of(regions.iter().map(span).collect());
+        let data = select(&regions, is_data);
         self.guards = self.guards.minus(&touched).union(&select(&regions, is_guard));
+        self.blank = self.blank.minus(&data).union(&touched.minus(&data));
         self.populated = self.populated.union(&touched);
-        Ok(select(&regions, is_data))
+        Ok(data)
     }
 
     /// All pages with data of its own, for a frame that is to hold everything; call it after a round.
@@ -92,7 +97,9 @@ impl Tracker {
     }
 
     fn round_in(&mut self, pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
-        let written = Query { all_of: category::WRITTEN, any_of: THERE, report: KIND, protect: true, registered: true };
+        // Pages of a file are left alone: a protected one that is dropped keeps a mark that hides the drop.
+        let none_of = if has_file(vma) { category::FILE } else { 0 };
+        let written = Query { all_of: category::WRITTEN, none_of, any_of: THERE, report: KIND, protect: true, registered: true };
         match pagemap::find(pagemap, vma.start, vma.end, written) {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
             found => return found,
@@ -124,18 +131,20 @@ impl Tracker {
         let (dirty, new_guards) = (select(&regions, is_data), select(&regions, is_guard));
         let unchanged = Ranges::of(all).minus(&changed);
         let guards = self.guards.intersect(&unchanged).union(&new_guards);
-        Ok(Last { live: unchanged.minus(&guards).union(&dirty), dirty, guards })
+        Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards })
     }
 
     /// Forgets that pages were there which the last look did not find.
     pub fn settle(&mut self, last: &Last) {
-        self.populated = self.populated.intersect(&last.live.union(&last.guards));
-        self.guards = last.guards.clone();
+        self.populated = self.populated.intersect(&last.live);
     }
 }
 
 /// Everything written, dropped or never seen in one mapping, holes included.
 fn last_in(pagemap: &File, vma: &Vma, dense: &Ranges) -> io::Result<Vec<Region>> {
+    if has_file(vma) {
+        return last_in_file(pagemap, vma);
+    }
     let whole = Ranges::of(vec![(vma.start, vma.end)]);
     let packed = whole.intersect(dense);
     let looked = (|| {
@@ -152,6 +161,25 @@ fn last_in(pagemap: &File, vma: &Vma, dense: &Ranges) -> io::Result<Vec<Region>>
         Err(e) if io::Error::raw_os_error(&e) == Some(libc::EPERM) => everything(pagemap, vma),
         looked => looked,
     }
+}
+
+/// In a private mapping of a file a dropped page leaves a mark that looks like a page swapped out and not written. Only a page that
+/// is in memory is known to be what it was; one that seems to be swapped out is copied anew.
+fn last_in_file(pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
+    let own = Query { none_of: category::FILE, any_of: THERE, report: category::WRITTEN | KIND, registered: true, ..Query::default() };
+    let own = match pagemap::find(pagemap, vma.start, vma.end, own) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => return everything(pagemap, vma),
+        found => found?,
+    };
+    let kept = |region: &&Region| region.categories & (category::PRESENT | category::WRITTEN) == category::PRESENT;
+    let unchanged = Ranges::of(own.iter().filter(kept).map(span).collect());
+    let found: Vec<Region> = own.iter().filter(|region| !kept(region)).copied().collect();
+    let rest = Ranges::of(vec![(vma.start, vma.end)]).minus(&unchanged).minus(&Ranges::of(found.iter().map(span).collect()));
+    Ok(found.into_iter().chain(holes(&rest)).collect())
+}
+
+fn holes(ranges: &Ranges) -> impl Iterator<Item = Region> + '_ {
+    ranges.as_slice().iter().map(|&(start, end)| Region { start, end, categories: 0 })
 }
 
 fn written(registered: bool) -> Query {
@@ -175,13 +203,17 @@ fn changed_in_dense(pagemap: &File, (start, end): Range) -> io::Result<Vec<Regio
 /// A mapping that was not watched: all of it is new, and what is not there is a hole.
 fn everything(pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
     let there = pagemap::scan(pagemap, vma.start, vma.end, THERE, KIND)?;
-    let holes = Ranges::of(vec![(vma.start, vma.end)]).minus(&Ranges::of(there.iter().map(span).collect()));
-    Ok(there.into_iter().chain(holes.as_slice().iter().map(|&(start, end)| Region { start, end, categories: 0 })).collect())
+    let rest = Ranges::of(vec![(vma.start, vma.end)]).minus(&Ranges::of(there.iter().map(span).collect()));
+    Ok(there.into_iter().chain(holes(&rest)).collect())
 }
 
 /// Private memory; the kernel's own mappings have none.
 fn is_trackable(vma: &Vma) -> bool {
     !vma.shared && !matches!(vma.name.as_str(), "[vdso]" | "[vsyscall]") && !vma.name.starts_with("[vvar")
+}
+
+fn has_file(vma: &Vma) -> bool {
+    vma.inode != 0
 }
 
 fn span(region: &Region) -> Range {
