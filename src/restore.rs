@@ -23,8 +23,12 @@ use crate::sys::{pidfd, ptrace};
 use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
 
+use fill::Target;
+use ranges::Ranges;
+
 mod fill;
 pub mod launch;
+mod ranges;
 
 /// How to bring a frame back.
 #[derive(Debug, Default)]
@@ -222,14 +226,15 @@ impl Family {
 
     /// Memory: mappings, pages, protections.
     fn fill(&mut self, frame: &Loaded, opener: &mut Opener<'_>) -> Result<()> {
-        let mut spaces: HashMap<u32, Pid> = HashMap::new();
+        let mut targets = Vec::new();
         for (pid, body) in owners(&frame.manifest) {
             let space = &frame.manifest.spaces[body.space];
             let blank = self.blank(pid)?;
             memory::prepare(space, blank, opener).map_err(|e| e.context(format!("process {pid}")))?;
-            spaces.insert(space.object, blank.pid);
+            targets.push(Target::new(&frame.chain, space, blank, Ranges::default())?);
         }
-        fill::spaces(&frame.chain, &spaces)?;
+        fill::spaces(&frame.chain, &targets)?;
+        drop(targets);
         for (pid, body) in owners(&frame.manifest) {
             let mut notes = Vec::new();
             memory::protect(&frame.manifest.spaces[body.space], self.blank(pid)?, &mut notes)?;

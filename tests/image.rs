@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dice::Dice;
 use stillframe::image::{
-    encode, Compression, FrameId, FrameReader, FrameWriter, Header, Place, RunInBlock, BLOCK_MAX, HEADER_LEN,
+    encode, Block, Compression, FrameId, FrameReader, FrameWriter, Header, Place, RunInBlock, BLOCK_MAX, HEADER_LEN,
 };
 use stillframe::{Kind, Result};
 
@@ -122,13 +122,13 @@ fn blocks_encoded_by_many_threads_are_read_by_many_threads() {
             let (reader, pages) = (&reader, &pages);
             scope.spawn(move || {
                 let Place::Data { block, .. } = run.place else { panic!("no zero runs here") };
-                let mut raw = b"stale".to_vec();
-                reader.read_block(block, &mut raw).unwrap();
-                assert_eq!(raw, pages[block as usize]);
+                let mut buffer = Block::default();
+                reader.read_block(block, &mut buffer).unwrap();
+                assert_eq!(buffer.raw(), pages[block as usize]);
             });
         }
     });
-    assert_eq!(reader.read_block(16, &mut Vec::new()).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(reader.read_block(16, &mut Block::default()).unwrap_err().kind(), Kind::Usage);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::codec::Block;
 use super::family::Family;
 use super::header::Header;
 use super::index::BlockEntry;
@@ -36,6 +37,16 @@ impl Piece {
     /// Offset behind the last byte.
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
+    }
+
+    /// The part from offset `start` to offset `end`, which the caller knows to lie inside.
+    pub fn part(&self, start: u64, end: u64) -> Piece {
+        let source = match self.source {
+            // The piece lies inside one block, so that what is skipped is less than BLOCK_MAX.
+            Source::Data { block, at } => Source::Data { block, at: at + (start - self.offset) as u32 },
+            Source::Zero => Source::Zero,
+        };
+        Piece { object: self.object, offset: start, len: end - start, source }
     }
 }
 
@@ -118,10 +129,10 @@ impl Chain {
         &self.pieces[start..start + len]
     }
 
-    /// Replaces `out` by the content of a block, checked and decompressed.
-    pub fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+    /// Reads a block into `buffer`, checked and decompressed.
+    pub fn read_block(&self, block: BlockId, buffer: &mut Block) -> Result<()> {
         match self.frames.get(block.frame as usize) {
-            Some(frame) => frame.read_block(block.block, out),
+            Some(frame) => frame.read_block(block.block, buffer),
             None => Err(Error::new(Kind::Usage, format!("frame {} builds upon less than {} others", self.path().display(), block.frame))),
         }
     }
@@ -153,11 +164,11 @@ impl Chain {
             buf.fill(0);
             return Ok(());
         };
-        let mut raw = Vec::new();
-        self.read_block(block, &mut raw)?;
+        let mut buffer = Block::default();
+        self.read_block(block, &mut buffer)?;
         // The index was checked against the block's length, and the block has that length.
         let start = at as usize + skip;
-        buf.copy_from_slice(&raw[start..start + buf.len()]);
+        buf.copy_from_slice(&buffer.raw()[start..start + buf.len()]);
         Ok(())
     }
 

@@ -199,11 +199,55 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Checks a block against the index, all but whether it decompresses.
-pub(super) fn check(bytes: &[u8], entry: &BlockEntry) -> Result<()> {
-    if bytes.len() as u64 != entry.file_len() {
-        return Err(damaged("it is cut short"));
+/// Memory for one block after another; what is stored raw is never copied.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// As it lies in the file, from the header on.
+    stored: Vec<u8>,
+    /// What came out, where the stored bytes are compressed.
+    inflated: Vec<u8>,
+    /// Which of the two holds the raw bytes; none before a block is checked.
+    codec: Option<Codec>,
+}
+
+impl Block {
+    /// The raw bytes of the block that was read last; none after a failure.
+    pub fn raw(&self) -> &[u8] {
+        match self.codec {
+            Some(Codec::Raw) => &self.stored[BLOCK_HEADER_LEN..],
+            Some(Codec::Zstd) => &self.inflated,
+            None => &[],
+        }
     }
+
+    /// Room for what the file has of a block.
+    pub(super) fn room(&mut self, entry: &BlockEntry) -> &mut [u8] {
+        self.codec = None;
+        // Zeroes only what it grows by: blocks are mostly of one length.
+        self.stored.resize(entry.file_len() as usize, 0);
+        &mut self.stored
+    }
+
+    /// Checks what was put into the room against the index, and decompresses it.
+    pub(super) fn decode(&mut self, entry: &BlockEntry) -> Result<()> {
+        let codec = check(&self.stored, entry)?;
+        if codec == Codec::Zstd {
+            self.inflated.resize(entry.raw_len as usize, 0);
+            decompress(&self.stored[BLOCK_HEADER_LEN..], &mut self.inflated)?;
+        }
+        self.codec = Some(codec);
+        Ok(())
+    }
+
+    /// Checks what was put into the room against the index, and gives it away as it lies in the file.
+    pub(super) fn take_encoded(&mut self, entry: &BlockEntry) -> Result<EncodedBlock> {
+        check(&self.stored, entry)?;
+        Ok(EncodedBlock { bytes: std::mem::take(&mut self.stored), entry: *entry })
+    }
+}
+
+/// Checks a block, header and stored bytes, against the index, all but whether it decompresses.
+fn check(bytes: &[u8], entry: &BlockEntry) -> Result<Codec> {
     let found = checksum(bytes);
     if found != entry.crc || u32_at(bytes, at::CRC) != entry.crc {
         return Err(damaged(format!("checksum is {found:08x}, should be {:08x}", entry.crc)));
@@ -212,32 +256,21 @@ pub(super) fn check(bytes: &[u8], entry: &BlockEntry) -> Result<()> {
     if bytes[..BLOCK_MAGIC.len()] != BLOCK_MAGIC || lengths != (entry.raw_len, entry.stored_len) {
         return Err(damaged("its header does not agree with the index"));
     }
-    Ok(())
-}
-
-/// Checks a block against the index and appends its raw bytes to `out`.
-pub(super) fn decode(bytes: &[u8], entry: &BlockEntry, out: &mut Vec<u8>) -> Result<()> {
-    check(bytes, entry)?;
-    let stored = &bytes[BLOCK_HEADER_LEN..];
     match Codec::from_number(u32_at(bytes, at::CODEC))? {
         Codec::Raw if entry.raw_len != entry.stored_len => Err(damaged("its two lengths differ without compression")),
-        Codec::Raw => {
-            out.extend_from_slice(stored);
-            Ok(())
-        }
-        Codec::Zstd => decompress(stored, entry.raw_len as usize, out),
+        codec => Ok(codec),
     }
 }
 
-fn decompress(stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
-    let start = out.len();
-    out.resize(start + raw_len, 0);
+/// Fills all of `out`.
+fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
+    let raw_len = out.len();
     let len = DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(ready) => ready,
             None => slot.insert(Decompressor::new()?),
         };
-        decompressor.decompress_to_buffer(stored, &mut out[start..])
+        decompressor.decompress_to_buffer(stored, out)
     });
     match len {
         Ok(len) if len == raw_len => Ok(()),
@@ -250,11 +283,16 @@ fn decompress(stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn decoded(block: &EncodedBlock) -> Result<Vec<u8>> {
+        let mut buffer = Block::default();
+        buffer.room(&block.entry).copy_from_slice(&block.bytes);
+        buffer.decode(&block.entry)?;
+        Ok(buffer.raw().to_vec())
+    }
+
     fn round_trip(raw: &[u8], compression: Compression) -> EncodedBlock {
         let block = encode(raw, compression).unwrap();
-        let mut out = b"kept".to_vec();
-        decode(&block.bytes, &block.entry, &mut out).unwrap();
-        assert_eq!(&out[4..], raw);
+        assert_eq!(decoded(&block).unwrap(), raw);
         block
     }
 
@@ -309,7 +347,7 @@ mod tests {
             block.entry.crc = checksum(&block.bytes);
             let crc = block.entry.crc.to_le_bytes();
             put(&mut block.bytes, at::CRC, &crc);
-            let error = decode(&block.bytes, &block.entry, &mut Vec::new()).unwrap_err().to_string();
+            let error = decoded(&block).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

@@ -19,7 +19,7 @@ mod section;
 mod writer;
 
 pub use chain::{BlockId, Chain, Piece, Source, Verifier};
-pub use codec::{encode, Codec, Compression, EncodedBlock, BLOCK_MAX};
+pub use codec::{encode, Block, Codec, Compression, EncodedBlock, BLOCK_MAX};
 pub use family::SUFFIX;
 pub use header::{FrameId, Header, FORMAT_VERSION, HEADER_LEN};
 pub use index::BlockEntry;

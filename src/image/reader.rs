@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::codec::{self, EncodedBlock};
+use super::codec::{Block, EncodedBlock};
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{Header, HEADER_LEN};
 use super::index::{BlockEntry, Index};
@@ -112,25 +112,24 @@ impl FrameReader {
         &self.index.blocks
     }
 
-    /// Replaces `out` by the content of a block, checked and decompressed.
-    pub fn read_block(&self, block: u32, out: &mut Vec<u8>) -> Result<()> {
-        out.clear();
-        self.with_block(block, |stored, entry| codec::decode(&stored, entry, out))
+    /// Reads a block into `buffer`, checked and decompressed.
+    pub fn read_block(&self, block: u32, buffer: &mut Block) -> Result<()> {
+        self.with_block(block, buffer, Block::decode)
     }
 
     /// A block as it lies in the file, its checksum checked.
     pub(super) fn stored_block(&self, block: u32) -> Result<EncodedBlock> {
-        self.with_block(block, |bytes, &entry| codec::check(&bytes, &entry).map(|()| EncodedBlock { bytes, entry }))
+        self.with_block(block, &mut Block::default(), Block::take_encoded)
     }
 
-    fn with_block<T>(&self, block: u32, then: impl FnOnce(Vec<u8>, &BlockEntry) -> Result<T>) -> Result<T> {
+    fn with_block<T>(&self, block: u32, buffer: &mut Block, then: impl FnOnce(&mut Block, &BlockEntry) -> Result<T>) -> Result<T> {
         let at = (self.index.blocks.get(block as usize), self.starts.get(block as usize));
         let (Some(entry), Some(&start)) = at else {
             let what = format!("frame {} has no block {block}", self.path.display());
             return Err(Error::new(Kind::Usage, what));
         };
-        read(&self.file, start, entry.file_len())
-            .and_then(|stored| then(stored, entry))
+        exact(&self.file, start, buffer.room(entry))
+            .and_then(|()| then(buffer, entry))
             .map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
     }
 
@@ -165,11 +164,11 @@ impl FrameReader {
             }
             Place::Parent { .. } => return Err(self.held_elsewhere(run)),
         };
-        let mut raw = Vec::new();
-        self.read_block(block, &mut raw)?;
+        let mut buffer = Block::default();
+        self.read_block(block, &mut buffer)?;
         // The index was checked against the block's length, and the block has that length.
         let start = at as usize + skip;
-        buf.copy_from_slice(&raw[start..start + buf.len()]);
+        buf.copy_from_slice(&buffer.raw()[start..start + buf.len()]);
         Ok(())
     }
 
@@ -186,12 +185,12 @@ impl FrameReader {
     /// Reads every block; with what `open` checked, that is every byte of the file.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Verified> {
         let total = self.index.blocks.iter().map(BlockEntry::file_len).sum();
-        let (mut done, mut data_bytes, mut raw) = (0, 0, Vec::new());
+        let (mut done, mut data_bytes, mut buffer) = (0, 0, Block::default());
         progress(0, total);
         for (number, entry) in (0..).zip(&self.index.blocks) {
-            self.read_block(number, &mut raw)?;
+            self.read_block(number, &mut buffer)?;
             done += entry.file_len();
-            data_bytes += raw.len() as u64;
+            data_bytes += buffer.raw().len() as u64;
             progress(done, total);
         }
         Ok(Verified { frames: 1, blocks: self.index.blocks.len() as u64, data_bytes, bytes: self.bytes })

@@ -7,7 +7,7 @@ use std::sync::mpsc::{sync_channel, SyncSender};
 use std::thread;
 
 use super::chain::{Chain, Piece, Source};
-use super::codec::{encode, Compression, EncodedBlock, BLOCK_MAX};
+use super::codec::{encode, Block, Compression, EncodedBlock, BLOCK_MAX};
 use super::writer::{FrameWriter, RunInBlock};
 use crate::error::{Error, Kind, Result};
 
@@ -61,9 +61,9 @@ impl Chain {
 
     fn pack(&self, blocks: &[&[Piece]], next: &AtomicUsize, compression: Compression, out: SyncSender<Result<Ready>>) {
         let mut packer = Packer { out, compression, raw: Vec::with_capacity(BLOCK_MAX), runs: Vec::new() };
-        let mut raw = Vec::new();
+        let mut buffer = Block::default();
         while let Some(pieces) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let repacked = self.repack(pieces, &mut raw, &mut packer);
+            let repacked = self.repack(pieces, &mut buffer, &mut packer);
             if !packer.pass(repacked) {
                 return;
             }
@@ -73,15 +73,15 @@ impl Chain {
     }
 
     /// Takes what is of use out of one block.
-    fn repack(&self, pieces: &[Piece], raw: &mut Vec<u8>, packer: &mut Packer) -> Result<()> {
+    fn repack(&self, pieces: &[Piece], buffer: &mut Block, packer: &mut Packer) -> Result<()> {
         let Some(block) = block_of(&pieces[0]) else { return Ok(()) };
         let frame = &self.frames()[block.frame as usize];
         if covered(pieces) == u64::from(frame.blocks()[block.block as usize].raw_len) {
             let runs = pieces.iter().map(|piece| run(piece, at(piece))).collect();
             return packer.send(frame.stored_block(block.block)?, runs);
         }
-        self.read_block(block, raw)?;
-        packer.add(pieces, raw)
+        self.read_block(block, buffer)?;
+        packer.add(pieces, buffer.raw())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stillframe::image::{BlockId, Chain, Compression, FrameId, FrameReader, FrameWriter, Header, Source, Verifier};
+use stillframe::image::{Block, BlockId, Chain, Compression, FrameId, FrameReader, FrameWriter, Header, Source, Verifier};
 use stillframe::{Kind, Result};
 
 use crate::dice::{self, Dice};
@@ -79,7 +79,7 @@ fn a_hundred_increments_are_read_byte_for_byte() {
     let files: u64 = (1..=100).map(|number| fs::metadata(path(dir.path(), number)).unwrap().len()).sum();
     assert_eq!(chain.bytes(), files);
     assert_eq!(chain.read_at(0, object - 1, &mut [0; 2]).unwrap_err().kind(), Kind::NotFound);
-    assert_eq!(chain.read_block(BlockId { frame: 100, block: 0 }, &mut Vec::new()).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(chain.read_block(BlockId { frame: 100, block: 0 }, &mut Block::default()).unwrap_err().kind(), Kind::Usage);
 }
 
 fn writer(path: &Path, header: &Header) -> FrameWriter {
