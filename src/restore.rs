@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -24,10 +25,12 @@ use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
 
 use fill::Target;
+use lazy::Pager;
 use ranges::Ranges;
 
 mod fill;
 pub mod launch;
+pub mod lazy;
 mod ranges;
 
 /// How to bring a frame back.
@@ -39,6 +42,8 @@ pub struct Options {
     pub descriptors: RestoreOptions,
     /// Commands run at events.
     pub hooks: Hooks,
+    /// Brings memory when the instance runs already; none: all of it is there before.
+    pub pager: Option<Pager>,
 }
 
 /// A second instance that runs.
@@ -54,7 +59,7 @@ pub struct Restored {
 
 /// A frame that was loaded and checked, and that this host can run.
 pub struct Loaded {
-    chain: Chain,
+    chain: Arc<Chain>,
     /// What it holds.
     pub manifest: Manifest,
     notes: Vec<String>,
@@ -74,7 +79,7 @@ impl Loaded {
         let chain = Chain::open(path)?;
         let mut manifest = Manifest::from_bytes(chain.manifest()).map_err(|e| e.context(path.display()))?;
         let notes = forget_parent(&mut manifest);
-        Ok(Loaded { chain, manifest, notes })
+        Ok(Loaded { chain: Arc::new(chain), manifest, notes })
     }
 }
 
@@ -90,13 +95,16 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     if !options.files.allow_changed {
         Host::here()?.check_cpu(&manifest.host)?;
     }
-    let mut opener = Opener::check(&manifest.files, &frame.chain, options.files)?;
+    let mut opener = Opener::check(&manifest.files, &*frame.chain, options.files)?;
+    if let Some(pager) = &options.pager {
+        pager.await_start()?;
+    }
     check_ids_free(manifest)?;
     opener.put_back_saved()?;
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
     let clocks_moved = isolate::keep_clocks_going(&manifest.host)?;
     let mut family = Family::breed(manifest, &open)?;
-    family.fill(frame, &mut opener)?;
+    family.fill(frame, &mut opener, options.pager.as_ref())?;
     family.furnish(manifest, &mut open, &mut opener)?;
     opener.finish()?;
     open.arm()?;
@@ -112,6 +120,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     options.hooks.run(Event::Restored, root, Some(&manifest.name))?;
     // Ends of pipes and sockets that we hold would keep the instance from seeing a hang-up.
     drop(open);
+    options.pager.as_ref().map_or(Ok(()), Pager::run)?;
     family.run(manifest)?;
     Ok(Restored { pid: root, processes: manifest.processes.len(), notes })
 }
@@ -224,17 +233,22 @@ impl Family {
         Ok(())
     }
 
-    /// Memory: mappings, pages, protections.
-    fn fill(&mut self, frame: &Loaded, opener: &mut Opener<'_>) -> Result<()> {
+    /// Memory: mappings, pages (those that no pager brings), protections.
+    fn fill(&mut self, frame: &Loaded, opener: &mut Opener<'_>, pager: Option<&Pager>) -> Result<()> {
         let mut targets = Vec::new();
         for (pid, body) in owners(&frame.manifest) {
             let space = &frame.manifest.spaces[body.space];
             let blank = self.blank(pid)?;
             memory::prepare(space, blank, opener).map_err(|e| e.context(format!("process {pid}")))?;
-            targets.push(Target::new(&frame.chain, space, blank, Ranges::default())?);
+            let later = pager.map_or(Ok(Ranges::default()), |pager| pager.take(&frame.chain, space, blank))?;
+            targets.push(Target::new(&frame.chain, space, blank, later)?);
         }
         fill::spaces(&frame.chain, &targets)?;
         drop(targets);
+        if let Some(pager) = pager {
+            self.blanks.values().try_for_each(|blank| pager.tie(blank.pid))?;
+            pager.serve()?;
+        }
         for (pid, body) in owners(&frame.manifest) {
             let mut notes = Vec::new();
             memory::protect(&frame.manifest.spaces[body.space], self.blank(pid)?, &mut notes)?;

@@ -1,5 +1,6 @@
 //! Runs every self-checking tracee three times: untouched, as the original of a
 //! checkpoint that must do it no harm, and restored from a frame after being killed.
+//! Some (all of them in a long run) are restored once more, to run before their memory is there.
 //!
 //! Needs root and a C compiler. A restore takes the original pids, so anything that
 //! starts processes at the same time may get in the way; such collisions are retried.
@@ -67,7 +68,7 @@ fn original(scratch: &Scratch, program: &Path, options: Options) -> Verdict {
 }
 
 /// The tracee is killed by the checkpoint and comes back from the frame.
-fn restored(scratch: &Scratch, program: &Path, options: Options) -> Verdict {
+fn restored(scratch: &Scratch, program: &Path, options: Options, lazy: bool) -> Verdict {
     let mut child = scratch.start(program)?;
     let root = child.id() as i32;
     let ids = scratch.occupied(root);
@@ -77,6 +78,7 @@ fn restored(scratch: &Scratch, program: &Path, options: Options) -> Verdict {
     let store = scratch.store().display().to_string();
     let mut args = vec!["restore", "frame", "--store", &store, "--detach"];
     args.extend(options.restore);
+    args.extend(lazy.then_some("--lazy"));
     let printed = scratch.stillframe(&args)?;
     if printed.trim() != root.to_string() {
         return Err(format!("restore should print {root}, got {printed:?}"));
@@ -109,7 +111,7 @@ fn run(name: &str, options: Options) {
         stage(name, "the original after a checkpoint", |s| {
             original(s, &program, options)
         }),
-        stage(name, "restored", |s| restored(s, &program, options)),
+        stage(name, "restored", |s| restored(s, &program, options, false)),
     ]
     .into();
     for remark in remarks.iter().filter(|r| !r.is_empty()) {
@@ -147,11 +149,16 @@ macro_rules! tracees {
     ($($name:ident $(: $options:expr)?,)*) => {
         const LISTED: &[&str] = &["mem_hugetlb", $(stringify!($name)),*];
 
+        fn options(name: &str) -> Options {
+            let special = [("mem_hugetlb", &[][..]), $((stringify!($name), &[$($options)?][..])),*];
+            let found: &[Options] = special.iter().find(|(other, _)| *other == name).map_or(&[], |(_, options)| options);
+            found.first().copied().unwrap_or_default()
+        }
+
         $(
             #[test]
             fn $name() {
-                let special: &[Options] = &[$($options)?];
-                run(stringify!($name), special.first().copied().unwrap_or_default());
+                run(stringify!($name), options(stringify!($name)));
             }
         )*
     };
@@ -257,6 +264,21 @@ tracees! {
 fn mem_hugetlb() {
     let _pages = HugePages::reserve(8);
     run("mem_hugetlb", Options::default());
+}
+
+/// Those that have most to do with memory, threads and rights; all of them in a long run.
+fn is_sampled(name: &str) -> bool {
+    const SAMPLE: &[&str] = &["cred_ids", "cred_seccomp", "fd_pipe", "proc_args", "thr_futex", "thr_robust", "thr_rseq", "tree_many", "tree_vm"];
+    name.starts_with("mem_") || SAMPLE.contains(&name) || std::env::var_os("STILLFRAME_STRESS").is_some_and(|value| value == "1")
+}
+
+#[test]
+fn restored_before_their_memory_is_there() {
+    let _pages = HugePages::reserve(8);
+    for name in LISTED.iter().filter(|name| is_sampled(name)) {
+        let program = common::build(name).unwrap_or_else(|e| panic!("{e}"));
+        stage(name, "restored lazily", |s| restored(s, &program, options(name), true));
+    }
 }
 
 #[test]

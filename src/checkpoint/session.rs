@@ -19,6 +19,7 @@ use crate::proc::Pid;
 use crate::resource::contents::Contents;
 use crate::resource::memory::Survey;
 use crate::store::{FrameRef, Store};
+use crate::tracee::pager;
 use crate::track;
 use crate::transfer::{self, Feed, How, Totals};
 
@@ -42,8 +43,10 @@ struct Taken {
 }
 
 impl Session {
-    /// Frames of process `root` and all its descendants. Nothing is done to them yet.
+    /// Frames of process `root` and all its descendants. Nothing is done to them yet; a second instance whose memory is still
+    /// on its way is waited for, because nobody can watch what its pager watches.
     pub fn new(root: Pid, options: Options) -> Result<Session> {
+        pager::wait(root)?;
         let mut notes = Vec::new();
         let watch = match (options.method, track::is_sound()) {
             (Method::Fork, _) => None,

@@ -11,6 +11,7 @@ use crate::isolate::Network;
 use crate::resource::fd::restore::RestoreOptions;
 use crate::resource::files::open::Policy;
 use crate::restore::launch::{launch, Place};
+use crate::restore::lazy::Pager;
 use crate::restore::{restore, Loaded, Options};
 use crate::supervise;
 
@@ -33,6 +34,9 @@ pub struct Args {
     /// The network of an isolated instance: new, host, or the path of a network namespace
     #[arg(long, value_name = "new|host|PATH", default_value = "new", requires = "isolate")]
     netns: Network,
+    /// Let it run at once and bring its memory while it runs: what it touches first, what was written last next, then the rest
+    #[arg(long)]
+    lazy: bool,
     /// Connect descriptors 0, 1 and 2 that led out of the tree to ours
     #[arg(long)]
     to_stdio: bool,
@@ -57,11 +61,12 @@ enum Files {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    fn options(&self, pager: Option<Pager>) -> Options {
         Options {
             files: Policy { allow_changed: self.allow_changed, strict: self.strict_files, saved: self.files == Files::Saved },
             descriptors: RestoreOptions { to_stdio: self.to_stdio },
             hooks: Hooks(self.hook.clone()),
+            pager,
         }
     }
 
@@ -74,14 +79,16 @@ impl Args {
 pub fn run(args: &Args) -> Result<i32> {
     let located = args.store.open()?.resolve(&args.frame)?;
     let frame = Loaded::open(&located.path)?;
+    let pager = args.lazy.then(|| Pager::start(&frame, args.detaches())).transpose()?;
+    let options = args.options(pager);
     let held = supervise::hold_signals()?;
     if !args.isolate && !args.detaches() {
-        let restored = restore(&frame, &args.options())?;
+        let restored = restore(&frame, &options)?;
         tell(&restored.notes);
         return supervise::until_exit(restored.pid, &held);
     }
     let place = Place { isolate: args.isolate.then(|| args.netns.clone()), detach: args.detaches() };
-    let launched = launch(&frame, &args.options(), &place)?;
+    let launched = launch(&frame, &options, &place)?;
     tell(&launched.notes);
     if place.detach {
         println!("{}", launched.pid);

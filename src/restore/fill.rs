@@ -64,17 +64,26 @@ impl Target {
         Ok(target)
     }
 
+    /// Nobody may touch a missing page that is watched: there is no one to bring it but us.
     fn put(&self, run: &Piece, bytes: &[u8]) -> Result<()> {
         let Some((uffd, ranges)) = &self.fast else { return self.memory.write(run.offset, bytes) };
-        for (part, inside) in ranges.cut(run) {
+        for (part, watched) in ranges.cut(run) {
             let skip = (part.offset - run.offset) as usize;
             let bytes = &bytes[skip..skip + part.len as usize];
-            let placed = if inside { uffd.copy(part.offset, bytes, false).unwrap_or(0) as usize } else { 0 };
-            if placed < bytes.len() {
-                self.memory.write(part.offset + placed as u64, &bytes[placed..])?;
+            match watched {
+                true => place(uffd, part.offset, bytes)?,
+                false => self.memory.write(part.offset, bytes)?,
             }
         }
         Ok(())
+    }
+
+    /// Fresh anonymous memory is zero already; a page of a private file mapping is not.
+    fn put_zeros(&self, run: &Piece) -> Result<()> {
+        match &self.fast {
+            Some((_, ranges)) => ranges.cut(run).iter().filter(|(_, watched)| !watched).try_for_each(|(part, _)| write_zeros(&self.memory, part)),
+            None => write_zeros(&self.memory, run),
+        }
     }
 }
 
@@ -89,7 +98,7 @@ pub fn spaces(chain: &Chain, targets: &[Target]) -> Result<()> {
             for (run, _) in target.later.cut(run).into_iter().filter(|(_, later)| !later) {
                 match run.source {
                     Source::Data { block, .. } => by_block.entry(block).or_default().push((target, run)),
-                    Source::Zero => write_zeros(&target.memory, &run)?,
+                    Source::Zero => target.put_zeros(&run)?,
                 }
             }
         }
@@ -115,7 +124,16 @@ fn fill_blocks(chain: &Chain, work: &Work<'_>, next: &AtomicUsize) -> Result<()>
     Ok(())
 }
 
-/// Fresh anonymous memory is zero already; a page of a private file mapping is not.
+/// Puts whole pages in place; the kernel may stop half-way.
+fn place(uffd: &Uffd, mut address: u64, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let placed = uffd.copy(address, bytes, false).map_err(|e| Error::io(format!("cannot place {} bytes of memory at {address:#x}", bytes.len()), e))?;
+        bytes = &bytes[placed as usize..];
+        address += placed;
+    }
+    Ok(())
+}
+
 fn write_zeros(memory: &Memory, run: &Piece) -> Result<()> {
     let mut page = [0u8; crate::sys::PAGE as usize];
     let mut at = run.offset;

@@ -13,7 +13,7 @@ use crate::tracee::RemoteExt;
 /// Holes up to this length are watched along with the pages around them: each stretch costs the kernel a mapping.
 const BRIDGED: u64 = 1 << 20;
 /// Shorter stretches are not worth a mapping of their own.
-const SHORTEST: u64 = 64 << 10;
+const SHORTEST: u64 = 16 << 10;
 
 /// What a process hears of when it is watched for pages that come later.
 pub const EVENTS: u64 = feature::EVENT_FORK | feature::EVENT_REMAP | feature::EVENT_REMOVE | feature::EVENT_UNMAP;

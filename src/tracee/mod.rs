@@ -3,6 +3,7 @@
 
 pub mod blank;
 pub mod memory;
+pub mod pager;
 pub mod rseq;
 pub mod seize;
 pub mod twin;

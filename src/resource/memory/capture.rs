@@ -137,7 +137,7 @@ fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
         () if vma.name.contains("secretmem") => "memfd_secret memory, which nobody but its owner can read",
         () if vma.name.contains("perf_event") => "a perf_event buffer; close it before the checkpoint",
         () if vma.name == "[uprobes]" => "uprobes breakpoints; remove them first",
-        () if has("um") || has("ui") => "memory that the program itself manages by userfaultfd; unregister it before the checkpoint",
+        () if has("um") || has("ui") => "memory whose missing pages come by userfaultfd: unregister it if the program does that itself, wait if it is being restored with --lazy",
         () if has("ss") => "a shadow stack; start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
         () if has("pf") || has("io") => "memory of a device; unmap it before the checkpoint",
         () => return Ok(()),
