@@ -16,6 +16,7 @@ mod overlay;
 mod reader;
 mod rewrite;
 mod section;
+mod sink;
 mod writer;
 
 pub use chain::{BlockId, Chain, Piece, Source, Verifier};

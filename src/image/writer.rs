@@ -1,7 +1,6 @@
 //! Writes a frame from front to back, in one pass.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::codec::{encode, Compression, EncodedBlock, BLOCK_MAX};
@@ -10,11 +9,9 @@ use super::header::{FrameId, Header};
 use super::index::{BlockEntry, Index};
 use super::overlay::{Layers, Rank};
 use super::section::Section;
+use super::sink::Sink;
 use super::{Place, Run};
 use crate::error::{Error, Kind, Result};
-
-/// Small blocks are gathered, large ones pass straight through.
-const BUFFER: usize = 256 << 10;
 
 /// A stretch of an object that lies in the block it is handed in with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub struct Written {
 /// A frame being written; a file it leaves behind unfinished is refused by every reader.
 #[derive(Debug)]
 pub struct FrameWriter {
-    out: BufWriter<File>,
+    out: Sink,
     path: PathBuf,
     id: FrameId,
     parent: Option<FrameId>,
@@ -68,7 +65,7 @@ impl FrameWriter {
     /// Starts a frame in an empty file; `path` is for messages only.
     pub fn create(file: File, path: &Path, header: &Header) -> Result<Self> {
         let mut writer = FrameWriter {
-            out: BufWriter::with_capacity(BUFFER, file),
+            out: Sink::new(file),
             path: path.to_owned(),
             id: header.id,
             parent: header.parent,
@@ -141,6 +138,21 @@ impl FrameWriter {
         self.position
     }
 
+    /// Waits until what was added is in the file, but for less than what one write takes (4 MiB).
+    pub fn drain(&mut self) -> Result<()> {
+        self.out.drain().map_err(|e| failed(&self.path, e))
+    }
+
+    /// Bytes a second that the file has taken while it was kept busy; nothing before the first write.
+    pub fn speed(&self) -> Option<f64> {
+        self.out.speed()
+    }
+
+    /// Writes in pieces of about `len` bytes from now on (4 KiB to 4 MiB), for a file that is to be written slowly.
+    pub fn set_piece(&mut self, len: usize) {
+        self.out.set_piece(len);
+    }
+
     /// Writes index, manifest and footer; syncing the file is left to the caller, who does it once.
     pub fn finish(mut self, manifest: &[u8]) -> Result<Written> {
         let index = Index { blocks: std::mem::take(&mut self.blocks), runs: std::mem::take(&mut self.layers).flatten()? };
@@ -152,13 +164,13 @@ impl FrameWriter {
         let file_len = self.position + FOOTER_LEN as u64;
         self.write(&Footer { index, manifest, file_len, id: self.id }.encode())?;
         let path = self.path;
-        let file = self.out.into_inner().map_err(|e| failed(&path, e.into_error()))?;
+        let file = self.out.finish().map_err(|e| failed(&path, e))?;
         let Totals { data, zero, parent, blocks, dead } = totals;
         Ok(Written { file, bytes: file_len, parent: self.parent, data_bytes: data, zero_bytes: zero, parent_bytes: parent, blocks, dead_bytes: dead })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|e| failed(&self.path, e))?;
+        self.out.write(bytes).map_err(|e| failed(&self.path, e))?;
         self.position += bytes.len() as u64;
         Ok(())
     }

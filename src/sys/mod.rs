@@ -3,6 +3,7 @@
 
 pub mod children;
 pub mod clone;
+pub mod direct;
 pub mod fd;
 pub mod fd_extra;
 pub mod kcmp;
