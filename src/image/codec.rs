@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{CParameter, ResetDirective};
 
 use super::index::BlockEntry;
 use super::{damaged, put, too_new, u32_at};
@@ -30,9 +31,10 @@ pub(super) mod at {
 pub enum Compression {
     /// Not at all.
     None,
-    /// With zstd at this level, 1 to 19.
+    /// With zstd at this level, 1 to 19, or -1 to -100 for ever faster and weaker ones.
     Zstd(i32),
-    /// With zstd at its fastest, unless a sample of the block says that it would be work for nothing.
+    /// As suits the data, and in a transfer the cores and the store too; a single block with zstd at level 1, unless a sample
+    /// says that it would be work for nothing.
     Auto,
 }
 
@@ -64,12 +66,10 @@ impl FromStr for Compression {
         }
         let level = text.strip_prefix("zstd:").and_then(|level| level.parse().ok());
         match level {
-            Some(level @ 1..=19) => Ok(Compression::Zstd(level)),
+            Some(level @ (-100..=-1 | 1..=19)) => Ok(Compression::Zstd(level)),
             _ => Err(Error::new(
                 Kind::Usage,
-                format!(
-                    "compression '{text}' is unknown; use none, auto, zstd or zstd:LEVEL with a level from 1 to 19"
-                ),
+                format!("compression '{text}' is unknown; use none, auto, zstd or zstd:LEVEL with a level from 1 to 19, or -1 to -100 for faster ones"),
             )),
         }
     }
@@ -120,6 +120,64 @@ impl EncodedBlock {
     }
 }
 
+/// A checksum under way, of bytes as they will be stored.
+#[derive(Debug, Clone, Default)]
+pub struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    /// Goes on with `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+/// The header of a block whose stored bytes lie elsewhere, and what the index will say of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    pub(super) bytes: [u8; BLOCK_HEADER_LEN],
+    pub(super) entry: BlockEntry,
+}
+
+impl Head {
+    /// For 1 to [`BLOCK_MAX`] bytes that are stored as they are and have this checksum.
+    pub fn raw(len: usize, sum: &Checksum) -> Head {
+        Head::new(Codec::Raw, len, len, sum)
+    }
+
+    /// For `raw_len` bytes that [`compress`] made `stored` of.
+    pub fn zstd(raw_len: usize, stored: &[u8]) -> Head {
+        let mut sum = Checksum::default();
+        sum.update(stored);
+        Head::new(Codec::Zstd, raw_len, stored.len(), &sum)
+    }
+
+    fn new(codec: Codec, raw_len: usize, stored_len: usize, sum: &Checksum) -> Head {
+        // Both lengths are at most BLOCK_MAX.
+        let (raw_len, stored_len) = (raw_len as u32, stored_len as u32);
+        let mut bytes = [0; BLOCK_HEADER_LEN];
+        put(&mut bytes, at::MAGIC, &BLOCK_MAGIC);
+        put(&mut bytes, at::CODEC, &u32::from(codec as u8).to_le_bytes());
+        put(&mut bytes, at::RAW_LEN, &raw_len.to_le_bytes());
+        put(&mut bytes, at::STORED_LEN, &stored_len.to_le_bytes());
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&bytes[..at::CRC]);
+        hasher.combine(&sum.0);
+        let crc = hasher.finalize();
+        put(&mut bytes, at::CRC, &crc.to_le_bytes());
+        Head { bytes, entry: BlockEntry { raw_len, stored_len, crc } }
+    }
+
+    /// How many bytes were put in.
+    pub fn raw_len(&self) -> usize {
+        self.entry.raw_len as usize
+    }
+
+    /// How many bytes the block takes in the file, its header included.
+    pub fn file_len(&self) -> usize {
+        BLOCK_HEADER_LEN + self.entry.stored_len as usize
+    }
+}
+
 thread_local! {
     // A context costs about a megabyte to set up, as much as the block it works on.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
@@ -155,40 +213,42 @@ fn fill(raw: &[u8], compression: Compression, out: &mut [u8]) -> (Codec, usize) 
     (Codec::Raw, raw.len())
 }
 
-/// Length of the compressed bytes, or nothing when they do not fit into `out`.
-fn compress(raw: &[u8], level: i32, out: &mut [u8]) -> Option<usize> {
+/// Compresses into `out`; the length of what came out, or nothing where it does not fit.
+pub fn compress(raw: &[u8], level: i32, out: &mut [u8]) -> Option<usize> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Compressor::new(level).ok();
         }
-        let compressor = slot.as_mut()?;
-        compressor.set_compression_level(level).ok()?;
-        compressor.compress_to_buffer(raw, out).ok()
+        let context = slot.as_mut()?.context_mut();
+        // What did not fit last time left the context in the middle of it.
+        context.reset(ResetDirective::SessionOnly).ok()?;
+        context.set_parameter(CParameter::CompressionLevel(level)).ok()?;
+        context.compress2(out, raw).ok()
     })
 }
 
-/// Whether one page out of sixteen shrinks by a tenth or more.
-fn promising(raw: &[u8]) -> bool {
-    const PAGE: usize = 4096;
-    if raw.len() <= 16 * PAGE {
+/// Whether a sample, a kilobyte out of each of eight places, shrinks by an eighth or more.
+pub fn promising(raw: &[u8]) -> bool {
+    const PART: usize = 1024;
+    const PARTS: usize = 8;
+    if raw.len() <= 2 * PARTS * PART {
         return true;
     }
-    let sample = raw.chunks_exact(PAGE).step_by(16).collect::<Vec<_>>().concat();
-    let mut out = vec![0; sample.len() * 9 / 10];
-    compress(&sample, 1, &mut out).is_some()
+    let (mut sample, mut out) = ([0; PARTS * PART], [0; PARTS * PART * 7 / 8]);
+    for (part, at) in sample.chunks_exact_mut(PART).zip((0..).step_by(raw.len() / PARTS)) {
+        part.copy_from_slice(&raw[at..at + PART]);
+    }
+    compress(&sample, -1, &mut out).is_some()
 }
 
 /// Writes the header in front of the stored bytes.
 fn seal(bytes: &mut [u8], codec: Codec, raw_len: usize) -> BlockEntry {
-    // Both lengths are at most BLOCK_MAX.
-    let (raw_len, stored_len) = (raw_len as u32, (bytes.len() - BLOCK_HEADER_LEN) as u32);
-    put(bytes, at::MAGIC, &BLOCK_MAGIC);
-    put(bytes, at::CODEC, &u32::from(codec as u8).to_le_bytes());
-    put(bytes, at::RAW_LEN, &raw_len.to_le_bytes());
-    put(bytes, at::STORED_LEN, &stored_len.to_le_bytes());
-    let crc = checksum(bytes);
-    put(bytes, at::CRC, &crc.to_le_bytes());
-    BlockEntry { raw_len, stored_len, crc }
+    let (header, stored) = bytes.split_at_mut(BLOCK_HEADER_LEN);
+    let mut sum = Checksum::default();
+    sum.update(stored);
+    let head = Head::new(codec, raw_len, stored.len(), &sum);
+    header.copy_from_slice(&head.bytes);
+    head.entry
 }
 
 /// The checksum of a block: of its header up to the checksum, then of its stored bytes.
@@ -307,12 +367,12 @@ mod tests {
 
     #[test]
     fn compression_is_read_and_shown_alike() {
-        for text in ["none", "auto", "zstd:1", "zstd:19"] {
+        for text in ["none", "auto", "zstd:1", "zstd:19", "zstd:-1", "zstd:-100"] {
             assert_eq!(text.parse::<Compression>().unwrap().to_string(), text);
         }
         assert_eq!("zstd".parse::<Compression>().unwrap(), Compression::Zstd(1));
         assert_eq!(serde_json::to_string(&Compression::Zstd(3)).unwrap(), "\"zstd:3\"");
-        for text in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "gzip", "None"] {
+        for text in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-101", "gzip", "None"] {
             assert!(text.parse::<Compression>().is_err(), "{text}");
         }
     }
@@ -320,15 +380,45 @@ mod tests {
     #[test]
     fn what_shrinks_is_compressed_and_what_does_not_is_kept_raw() {
         let text = b"all work and no play ".repeat(20_000);
-        for compression in [Compression::Zstd(1), Compression::Zstd(19), Compression::Auto] {
+        for compression in [Compression::Zstd(1), Compression::Zstd(19), Compression::Zstd(-20), Compression::Auto] {
             assert!(round_trip(&text, compression).file_len() < text.len() / 20);
         }
         let noise = noise(BLOCK_MAX);
         for compression in [Compression::None, Compression::Zstd(1), Compression::Auto] {
             assert_eq!(round_trip(&noise, compression).file_len(), noise.len() + BLOCK_HEADER_LEN);
         }
-        assert!(!promising(&noise));
         round_trip(b"x", Compression::Zstd(1));
+    }
+
+    #[test]
+    fn a_head_made_apart_is_that_of_the_block() {
+        let raw = noise(100_000);
+        let mut sum = Checksum::default();
+        raw.chunks(4096).for_each(|page| sum.update(page));
+        let block = encode(&raw, Compression::None).unwrap();
+        assert_eq!(Head::raw(raw.len(), &sum).bytes, block.bytes[..BLOCK_HEADER_LEN]);
+        let block = encode(&[3; 5000], Compression::Zstd(1)).unwrap();
+        let head = Head::zstd(5000, &block.bytes[BLOCK_HEADER_LEN..]);
+        assert_eq!((&head.bytes[..], head.entry), (&block.bytes[..BLOCK_HEADER_LEN], block.entry));
+        assert_eq!((head.raw_len(), head.file_len()), (5000, block.file_len()));
+    }
+
+    #[test]
+    fn a_sample_tells_noise_from_text() {
+        let (noise, text) = (noise(BLOCK_MAX), b"all work and no play ".repeat(20_000));
+        assert!(!promising(&noise));
+        assert!(promising(&text));
+        assert!(promising(&[&noise[..BLOCK_MAX / 2], &text[..BLOCK_MAX / 4]].concat()));
+        assert!(promising(&noise[..100]), "too short to be worth a look");
+    }
+
+    #[test]
+    fn noise_does_not_spoil_what_comes_after() {
+        let (noise, text) = (noise(BLOCK_MAX), b"all work and no play ".repeat(20_000));
+        for level in [1, 5, -3] {
+            round_trip(&noise, Compression::Zstd(level));
+            assert!(round_trip(&text, Compression::Zstd(level)).file_len() < text.len() / 10);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::codec::{encode, Compression, EncodedBlock, BLOCK_MAX};
+use super::codec::{encode, Compression, EncodedBlock, Head, BLOCK_HEADER_LEN, BLOCK_MAX};
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{FrameId, Header};
 use super::index::{BlockEntry, Index};
@@ -79,13 +79,28 @@ impl FrameWriter {
 
     /// Adds a block and says which bytes of which objects it holds.
     pub fn append(&mut self, block: &EncodedBlock, runs: &[RunInBlock]) -> Result<()> {
+        let (header, stored) = block.bytes.split_at(BLOCK_HEADER_LEN);
+        self.add(header, stored, block.entry, runs)
+    }
+
+    /// The same for a block whose stored bytes lie apart from its header.
+    pub fn append_parts(&mut self, head: &Head, stored: &[u8], runs: &[RunInBlock]) -> Result<()> {
+        if stored.len() != head.entry.stored_len as usize {
+            let what = format!("a block was said to take {} bytes and takes {}; hand in what was checksummed", head.entry.stored_len, stored.len());
+            return Err(Error::new(Kind::Usage, what));
+        }
+        self.add(&head.bytes, stored, head.entry, runs)
+    }
+
+    fn add(&mut self, header: &[u8], stored: &[u8], entry: BlockEntry, runs: &[RunInBlock]) -> Result<()> {
         let number = u32::try_from(self.blocks.len())
             .map_err(|_| Error::refused(format!("{}: a frame cannot hold more blocks", self.path.display())))?;
-        if let Some(run) = runs.iter().find(|run| !inside(run, block.entry.raw_len)) {
+        if let Some(run) = runs.iter().find(|run| !inside(run, entry.raw_len)) {
             return Err(outside(run.object, run.offset, u64::from(run.len)));
         }
-        self.write(&block.bytes)?;
-        self.blocks.push(block.entry);
+        self.write(header)?;
+        self.write(stored)?;
+        self.blocks.push(entry);
         for run in runs {
             let place = Place::Data { block: number, at: run.at };
             let whole = Run { object: run.object, offset: run.offset, len: u64::from(run.len), place };
