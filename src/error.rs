@@ -23,6 +23,8 @@ pub enum Kind {
     TargetGone,
     /// The target cannot be stopped just now; trying again may help.
     Busy,
+    /// The caller asked for an end before it was done.
+    Cancelled,
     /// A privilege is missing; the message names it.
     Privilege,
     /// The caller's arguments make no sense together.

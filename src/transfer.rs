@@ -1,7 +1,9 @@
 //! The transfer: memory and file contents → zero pages dropped → compressed → written, in bounded memory.
 //!
 //! The caller's thread feeds, because a process in our hands belongs to the thread that holds it; a few threads encode and one
-//! writes. A fixed number of blocks goes round between them, so that memory does not grow with what is fed.
+//! writes. A fixed number of blocks of 1 MiB goes round between them, so that memory does not grow with what is fed: blocks,
+//! what they are compressed into, the compressors up to level 3 and the buffers of the file stay below [`MEMORY`]. Higher levels
+//! of zstd take up to 80 MiB more for each thread.
 
 use std::thread;
 use std::time::Duration;
@@ -9,22 +11,36 @@ use std::time::Duration;
 use crossbeam_channel::unbounded;
 
 use crate::error::Result;
-use crate::image::{Compression, FrameWriter};
+use crate::image::{Compression, FrameWriter, BLOCK_MAX};
 
+mod adapt;
 mod block;
 mod feed;
 mod line;
+mod progress;
 mod source;
+mod throttle;
 
+use adapt::Encoder;
 use block::Block;
 pub use feed::Feed;
-use line::Line;
+use line::{Line, Parcel};
+pub use progress::{Progress, Status};
+use throttle::Throttle;
+
+/// Bytes of memory that a transfer takes at most, with levels of zstd up to 3.
+pub const MEMORY: u64 = 64 << 20;
 
 /// How a transfer goes about it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct How {
     /// How blocks are compressed.
     pub compression: Compression,
+    /// Bytes a second that are written at most. What was saved up in idle moments is written at once, up to a tenth of a
+    /// second's worth. The index and the manifest, which come at the end, are not held back.
+    pub rate_limit: Option<u64>,
+    /// Is told how far it is.
+    pub progress: Option<Progress>,
 }
 
 /// What was transferred.
@@ -42,39 +58,42 @@ pub struct Totals {
     pub reading: Duration,
     /// Time spent looking for zeros, compressing and checksumming, summed over all threads.
     pub encoding: Duration,
-    /// Time the writing thread spent writing.
+    /// Time the writing thread spent writing, waits for the store included.
     pub writing: Duration,
 }
 
 /// Blocks beyond one for each encoding thread: one being filled, one being written, the rest in queues.
 const SPARE_BLOCKS: usize = 5;
+/// Smaller blocks cost more than a slow store is worth.
+const SMALLEST_BLOCK: usize = 64 << 10;
 
 /// Streams what `produce` feeds into `writer`; returns when all of it is handed to the file (not synced).
 ///
 /// `produce` runs on the caller's thread. If it fails, that ends the others at once and is the error; if encoding or writing
 /// fails, feeding fails with that error.
 pub fn run<T>(writer: &mut FrameWriter, how: &How, produce: impl FnOnce(&mut Feed<'_>) -> Result<T>) -> Result<(Totals, T)> {
-    let workers = thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
-    let line = &Line::new(writer.position());
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let workers = cores.clamp(1, 8);
+    let (line, encoder) = (&Line::new(writer.position()), &Encoder::new(how.compression, cores, how.rate_limit));
+    let block_size = how.rate_limit.map_or(BLOCK_MAX, |rate| Throttle::portion(rate).clamp(SMALLEST_BLOCK, BLOCK_MAX));
     thread::scope(|scope| {
         let (fed, fed_out) = unbounded::<Block>();
-        let (encoded, encoded_out) = unbounded::<Block>();
+        let (encoded, encoded_out) = unbounded::<Parcel>();
         let (free, free_out) = unbounded::<Block>();
         for _ in 0..workers {
             let (fed_out, encoded) = (fed_out.clone(), encoded.clone());
-            scope.spawn(move || line.encode_all(&fed_out, &encoded, how.compression));
+            scope.spawn(move || line.encode_all(&fed_out, &encoded, encoder));
         }
         // Each queue ends with its last sender, and so does its reader.
-        drop((fed_out, encoded));
-        let writing = scope.spawn(move || line.write_all(&encoded_out, free, writer));
-        let mut feed = Feed::new(line, workers + SPARE_BLOCKS, fed, free_out);
-        let produced = produce(&mut feed).and_then(|value| feed.flush().map(|()| value));
+        drop(fed_out);
+        let writing = scope.spawn(move || line.write_all(&encoded_out, &free, encoder, how.rate_limit, writer));
+        let mut feed = Feed::new(line, how, (workers + SPARE_BLOCKS, block_size), (fed, encoded, free_out));
+        let produced = produce(&mut feed).and_then(|value| feed.settle().map(|()| value));
+        drop(feed);
         if produced.is_err() {
             line.give_up();
         }
-        let reading = feed.end();
-        let written = writing.join().unwrap_or_default();
-        let value = line.outcome(produced)?;
-        Ok((Totals { reading, ..written }, value))
+        let totals = writing.join().unwrap_or_default();
+        line.outcome(produced).map(|value| (totals, value))
     })
 }

@@ -84,7 +84,7 @@ impl Session {
         let header = Header::new(parent.as_ref().map(|parent| parent.0));
         let mut writer = pending.writer(&header)?;
         let mut making = Making { root: self.root, options: &self.options, watch, calls: &mut self.calls, surveys: &mut self.surveys, contents: &mut contents };
-        let how = How { compression: self.options.compression };
+        let how = How { compression: self.options.compression, ..How::default() };
         let (totals, taken) = transfer::run(&mut writer, &how, |feed| making.make(feed, parent.is_none()))?;
         let Taken { instance, rounds, guards } = taken;
         // The twins end first: they hold the target's memory.

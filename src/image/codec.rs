@@ -172,9 +172,14 @@ impl Head {
         self.entry.raw_len as usize
     }
 
+    /// How many bytes are stored.
+    pub fn stored_len(&self) -> usize {
+        self.entry.stored_len as usize
+    }
+
     /// How many bytes the block takes in the file, its header included.
     pub fn file_len(&self) -> usize {
-        BLOCK_HEADER_LEN + self.entry.stored_len as usize
+        BLOCK_HEADER_LEN + self.stored_len()
     }
 }
 

@@ -1,37 +1,50 @@
 //! The entrance of the line, on the caller's thread.
 
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender};
 
 use super::block::{Block, Piece};
-use super::line::Line;
+use super::line::{Line, Parcel, TICK};
+use super::progress::Status;
 use super::source::{Cursor, Missing};
-use crate::error::{Context, Result};
+use super::How;
+use crate::error::{Context, Error, Kind, Result};
 use crate::resource::contents::{data_ranges, Content};
 use crate::tracee::memory::Memory;
-
-/// How long a feeder that waits for room goes without a look at what else happened.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Takes what is to go into the frame, in any order: where two feeds cover the same bytes of an object, the later generation
 /// counts. Two feeds of one generation must not overlap.
 pub struct Feed<'a> {
     line: &'a Line,
-    blocks: usize,
+    how: &'a How,
+    status: Status,
+    told: Instant,
+    /// Blocks there may be, and how large each is.
+    most: usize,
+    block_size: usize,
+    /// Blocks there are.
+    made: usize,
     /// Blocks nobody uses.
     home: Vec<Block>,
     current: Option<Block>,
     fed: Sender<Block>,
+    encoded: Sender<Parcel>,
     free: Receiver<Block>,
-    reading: Duration,
 }
 
 impl<'a> Feed<'a> {
-    pub(super) fn new(line: &'a Line, blocks: usize, fed: Sender<Block>, free: Receiver<Block>) -> Self {
-        let home = (0..blocks).map(|_| Block::default()).collect();
-        Feed { line, blocks, home, current: None, fed, free, reading: Duration::ZERO }
+    pub(super) fn new(line: &'a Line, how: &'a How, (most, block_size): (usize, usize), (fed, encoded, free): (Sender<Block>, Sender<Parcel>, Receiver<Block>)) -> Self {
+        let status = Status { written: line.written(), ..Status::default() };
+        Feed { line, how, status, told: Instant::now(), most, block_size, made: 0, home: Vec::new(), current: None, fed, encoded, free }
+    }
+
+    /// Says for whoever watches the progress that `round` begins, counted from 0, in which about `bytes` will be fed.
+    pub fn announce(&mut self, round: u32, bytes: u64) -> Result<()> {
+        self.status.round = round;
+        self.status.expected += bytes;
+        self.tell()
     }
 
     /// Copies ranges [start, end) of a process's memory, in whole pages; the offset in the object is the address.
@@ -63,7 +76,7 @@ impl<'a> Feed<'a> {
                 let len = (end - at).min(room.len() as u64);
                 content.file.read_exact_at(&mut room[..len as usize], at).context("cannot read the copy of a saved file")?;
                 block.filled(Piece { object: content.object, offset: content.base + at, len, generation: 0 });
-                self.reading += begun.elapsed();
+                block.reading += begun.elapsed();
                 self.close(block)?;
                 at += len;
             }
@@ -94,24 +107,22 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Waits until all that is fed so far is encoded and written to the file (not synced).
+    /// Waits until all that is fed so far is encoded and in the file, but for less than what one write takes (not synced).
     pub fn settle(&mut self) -> Result<()> {
         self.flush()?;
-        while self.home.len() < self.blocks {
-            let block = self.wait()?;
+        while self.home.len() < self.made {
+            let block = self.wait(|feed| feed.free.recv_timeout(TICK))?;
             self.home.push(block);
         }
-        Ok(())
+        let (done, drained) = bounded(1);
+        self.encoded.send(Parcel::Drain(done)).map_err(|_| self.line.echo())?;
+        self.wait(|_| drained.recv_timeout(TICK))?;
+        self.tell()
     }
 
     /// Length of the frame so far.
     pub fn written(&self) -> u64 {
         self.line.written()
-    }
-
-    /// Nothing more comes; how long reading took.
-    pub(super) fn end(self) -> Duration {
-        self.reading
     }
 
     fn copy(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32, missing: &mut Missing<'_>) -> Result<()> {
@@ -120,7 +131,7 @@ impl<'a> Feed<'a> {
             let mut block = self.open()?;
             let begun = Instant::now();
             cursor.fill(memory, &mut block, (object, generation), missing)?;
-            self.reading += begun.elapsed();
+            block.reading += begun.elapsed();
             self.close(block)?;
         }
         Ok(())
@@ -128,41 +139,62 @@ impl<'a> Feed<'a> {
 
     /// A block with room.
     fn open(&mut self) -> Result<Block> {
-        match self.current.take().or_else(|| self.home.pop()) {
+        match self.current.take().or_else(|| self.free.try_recv().ok()).or_else(|| self.home.pop()) {
             Some(_) if self.line.is_over() => Err(self.line.echo()),
             Some(block) => Ok(block),
-            None => self.wait(),
+            None if self.made < self.most => {
+                self.made += 1;
+                Block::new(self.block_size)
+            }
+            None => self.wait(|feed| feed.free.recv_timeout(TICK)),
         }
     }
 
     /// Puts the block away if it has room left, else sends it on.
     fn close(&mut self, block: Block) -> Result<()> {
-        if block.is_full() {
-            return self.send(block);
+        if !block.is_full() {
+            self.current = Some(block);
+            return Ok(());
         }
-        self.current = Some(block);
+        self.send(block)?;
+        if self.told.elapsed() >= TICK {
+            self.tell()?;
+        }
         Ok(())
     }
 
     fn send(&mut self, block: Block) -> Result<()> {
-        if block.is_empty() {
+        if block.len() == 0 {
             self.home.push(block);
             return Ok(());
         }
+        self.status.fed += block.len() as u64;
         self.fed.send(block).map_err(|_| self.line.echo())
     }
 
-    /// The next block that comes back.
-    fn wait(&mut self) -> Result<Block> {
+    /// Waits for what another thread sends.
+    fn wait<T>(&mut self, receive: impl Fn(&Self) -> std::result::Result<T, RecvTimeoutError>) -> Result<T> {
         loop {
             if self.line.is_over() {
                 return Err(self.line.echo());
             }
-            match self.free.recv_timeout(TICK) {
-                Ok(block) => return Ok(block),
-                Err(RecvTimeoutError::Timeout) => {}
+            match receive(self) {
+                Ok(value) => return Ok(value),
+                Err(RecvTimeoutError::Timeout) => self.tell()?,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.line.echo()),
             }
         }
+    }
+
+    /// Tells how far we are, and ends all if that is no longer wanted.
+    fn tell(&mut self) -> Result<()> {
+        let Some(progress) = &self.how.progress else { return Ok(()) };
+        self.status.written = self.line.written();
+        self.told = Instant::now();
+        if progress.tell(&self.status) {
+            return Ok(());
+        }
+        self.line.fail(Error::new(Kind::Cancelled, "the frame was cancelled while it was written"));
+        Err(self.line.echo())
     }
 }

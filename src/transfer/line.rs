@@ -7,23 +7,36 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::adapt::Encoder;
 use super::block::Block;
+use super::throttle::Throttle;
 use super::Totals;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Compression, FrameWriter};
+use crate::image::FrameWriter;
 use crate::sys::PAGE;
+
+/// How long a thread that waits goes without a look at what else happened.
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// The state of one transfer.
 #[derive(Default)]
 pub struct Line {
-    /// The first failure of an encoding or the writing thread.
+    /// The first failure behind the feeder's back.
     failure: Mutex<Option<Error>>,
+    /// The feeder was told of it.
+    told: AtomicBool,
     /// Nothing more is to be done, after a failure or on the caller's wish.
     over: AtomicBool,
     /// Length of the frame so far.
     written: AtomicU64,
-    /// Nanoseconds that the encoding threads worked.
-    encoding: AtomicU64,
+}
+
+/// What the writing thread is sent.
+pub enum Parcel {
+    /// A block to write.
+    Block(Block),
+    /// The wish to be told when all is in the file.
+    Drain(Sender<()>),
 }
 
 /// A thread that panics must not leave the others waiting for it.
@@ -48,7 +61,8 @@ impl Line {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    fn fail(&self, error: Error) {
+    /// Ends all threads, for this reason unless there is one.
+    pub fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.give_up();
     }
@@ -64,72 +78,93 @@ impl Line {
 
     /// What a feeder is told when the others have ended: the failure, of which the original is kept for the outcome.
     pub fn echo(&self) -> Error {
+        self.told.store(true, Ordering::Relaxed);
         match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Error::new(error.kind(), error.to_string()),
             None => Error::new(Kind::Io, "the transfer was given up"),
         }
     }
 
-    /// The end of it all: a failure behind the feeder's back is the cause, and what the feeder says then only an echo.
+    /// The end of it all. What the feeder says is its own failure, unless it was told of another.
     pub fn outcome<T>(&self, produced: Result<T>) -> Result<T> {
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(failure) => Err(failure),
-            None => produced,
+            Some(failure) if produced.is_ok() || self.told.load(Ordering::Relaxed) => Err(failure),
+            _ => produced,
         }
     }
 
     /// Encodes blocks until there are no more.
-    pub fn encode_all(&self, fed: &Receiver<Block>, encoded: &Sender<Block>, compression: Compression) {
+    pub fn encode_all(&self, fed: &Receiver<Block>, encoded: &Sender<Parcel>, encoder: &Encoder) {
         let _alarm = Alarm(self);
         for mut block in fed {
             if self.is_over() {
                 return;
             }
-            let begun = Instant::now();
-            if let Err(error) = block.encode(compression) {
-                return self.fail(error);
-            }
-            self.encoding.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            if encoded.send(block).is_err() {
+            encoder.encode(&mut block);
+            if encoded.send(Parcel::Block(block)).is_err() {
                 return;
             }
         }
     }
 
     /// Writes blocks until there are no more, and gives them back.
-    pub fn write_all(&self, encoded: &Receiver<Block>, free: Sender<Block>, writer: &mut FrameWriter) -> Totals {
+    pub fn write_all(&self, encoded: &Receiver<Parcel>, free: &Sender<Block>, encoder: &Encoder, rate: Option<u64>, writer: &mut FrameWriter) -> Totals {
         let _alarm = Alarm(self);
         let mut totals = Totals::default();
-        for mut block in encoded {
-            if self.is_over() {
-                break;
-            }
-            let begun = Instant::now();
-            if let Err(error) = write(&block, writer, &mut totals) {
+        let mut throttle = rate.map(|rate| Throttle::new(rate, Instant::now()));
+        rate.iter().for_each(|&rate| writer.set_piece(Throttle::portion(rate)));
+        for parcel in encoded {
+            let done = match parcel {
+                _ if self.is_over() => break,
+                // Who wished to know may have given up.
+                Parcel::Drain(done) => writer.drain().map(|()| done.send(()).unwrap_or_default()),
+                Parcel::Block(block) => {
+                    self.hold_back(&block, throttle.as_mut());
+                    self.write(block, free, writer, &mut totals)
+                }
+            };
+            encoder.note_store(writer.speed());
+            if let Err(error) = done {
                 self.fail(error);
                 break;
             }
-            totals.writing += begun.elapsed();
-            self.written.store(writer.position(), Ordering::Relaxed);
-            block.clear();
-            // Nobody waits for it when all is fed.
-            let _ = free.send(block);
         }
-        totals.encoding = Duration::from_nanos(self.encoding.load(Ordering::Relaxed));
         totals
     }
-}
 
-fn write(block: &Block, writer: &mut FrameWriter, totals: &mut Totals) -> Result<()> {
-    if let Some(encoded) = &block.encoded {
-        writer.append(encoded, &block.runs)?;
-        totals.pages += (encoded.raw_len() as u64).div_ceil(PAGE);
-        totals.raw_bytes += encoded.raw_len() as u64;
-        totals.stored_bytes += encoded.file_len() as u64;
+    fn hold_back(&self, block: &Block, throttle: Option<&mut Throttle>) {
+        if let (Some(throttle), Some((head, _))) = (throttle, block.encoded()) {
+            let now = Instant::now();
+            let until = now + throttle.take(head.file_len() as u64, now);
+            while !self.is_over() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                thread::sleep(left.min(TICK));
+            }
+        }
     }
-    for zero in &block.zeros {
-        writer.zero(zero.object, zero.offset, zero.len, zero.generation)?;
-        totals.zero_pages += zero.len.div_ceil(PAGE);
+
+    fn write(&self, mut block: Block, free: &Sender<Block>, writer: &mut FrameWriter, totals: &mut Totals) -> Result<()> {
+        let begun = Instant::now();
+        if let Some((head, stored)) = block.encoded() {
+            writer.append_parts(head, stored, &block.runs)?;
+            totals.pages += (head.raw_len() as u64).div_ceil(PAGE);
+            totals.raw_bytes += head.raw_len() as u64;
+            totals.stored_bytes += head.file_len() as u64;
+        }
+        for zero in &block.zeros {
+            writer.zero(zero.object, zero.offset, zero.len, zero.generation)?;
+            totals.zero_pages += zero.len.div_ceil(PAGE);
+        }
+        self.written.store(writer.position(), Ordering::Relaxed);
+        totals.writing += begun.elapsed();
+        totals.reading += block.reading;
+        totals.encoding += block.encoding;
+        block.clear();
+        // Nobody waits for it when all is fed.
+        let _ = free.send(block);
+        Ok(())
     }
-    Ok(())
 }

@@ -14,7 +14,7 @@ use stillframe::{Error, Kind};
 use crate::arena::Arena;
 use crate::{frame, scratch};
 
-const RAW: How = How { compression: Compression::None };
+const RAW: How = How { compression: Compression::None, rate_limit: None, progress: None };
 
 #[test]
 fn absent_pages_are_named_and_the_rest_is_there() {
@@ -57,7 +57,7 @@ fn a_process_that_is_gone_is_an_error_and_no_absent_page() {
 fn the_producers_failure_wins() {
     let (_dir, path) = scratch();
     let begun = Instant::now();
-    let error = frame(&path, &How { compression: Compression::Zstd(19) }, |feed| -> Result<(), Error> {
+    let error = frame(&path, &How { compression: Compression::Zstd(19), ..How::default() }, |feed| -> Result<(), Error> {
         feed.bytes(0, 0, &vec![5; 8 << 20], 0)?;
         Err(Error::new(Kind::Busy, "enough"))
     });

@@ -113,7 +113,7 @@ fn any_sequence_of_feeds_gives_what_was_fed_last() {
         let mut arena = Arena::new(700);
         let mut model = Model::new();
         let compression = [Compression::None, Compression::Zstd(1), Compression::Auto][dice.below(3) as usize];
-        let how = How { compression };
+        let how = How { compression, ..How::default() };
         let (totals, (), reader) = frame(&path, &how, |feed| {
             (0..1 + dice.below(8) as u32).try_for_each(|generation| feed_generation(feed, &mut arena, generation, &mut dice, &mut model))
         })
@@ -129,7 +129,7 @@ fn settled_bytes_are_in_the_file() {
     let mut dice = Dice(1);
     let pages: Vec<Vec<u8>> = (0..300).map(|_| dice.page()).collect();
     let all = pages.concat();
-    let (totals, written, _) = frame(&path, &How { compression: Compression::None }, |feed| {
+    let (totals, written, _) = frame(&path, &How { compression: Compression::None, ..How::default() }, |feed| {
         let before = feed.written();
         feed.bytes(0, 0, &all, 0)?;
         feed.settle()?;
