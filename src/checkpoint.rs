@@ -13,6 +13,7 @@ use crate::resource::fd::CaptureOptions;
 use crate::resource::memory::Survey;
 use crate::store::{FrameRef, Store};
 use crate::tracee::seize::tree;
+use crate::transfer::{Progress, Totals};
 
 mod aside;
 mod calls;
@@ -71,6 +72,10 @@ pub struct Options {
     pub then: Then,
     /// How pages are compressed.
     pub compression: Compression,
+    /// Bytes a second that are written to the store at most.
+    pub rate_limit: Option<u64>,
+    /// Is told how far the transfer is; may end it, and then the target runs on and the store is as before.
+    pub progress: Option<Progress>,
     /// Store the program and all mapped files, for hosts that lack them.
     pub self_contained: bool,
     /// Keep the content of files open for writing.
@@ -93,6 +98,8 @@ impl Default for Options {
             method: Method::default(),
             then: Then::default(),
             compression: Compression::default(),
+            rate_limit: None,
+            progress: None,
             self_contained: false,
             save_files: SaveFiles::default(),
             descriptors: CaptureOptions::default(),
@@ -133,6 +140,8 @@ pub struct Report {
     pub zero_pages: u64,
     /// Length of the frame's file in bytes.
     pub bytes: u64,
+    /// What was transferred, and how long each stage worked at it.
+    pub transfer: Totals,
     /// Things worth a line.
     pub notes: Vec<String>,
 }

@@ -3,7 +3,7 @@
 //! The caller's thread feeds, because a process in our hands belongs to the thread that holds it; a few threads encode and one
 //! writes. A fixed number of blocks of 1 MiB goes round between them, so that memory does not grow with what is fed: blocks,
 //! what they are compressed into, the compressors up to level 3 and the buffers of the file stay below [`MEMORY`]. Higher levels
-//! of zstd take up to 80 MiB more for each thread.
+//! of zstd take up to 16 MiB more for each thread.
 
 use std::thread;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct How {
 }
 
 /// What was transferred.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
     /// Pages of memory and blocks of files that hold data, in units of 4096 bytes.
     pub pages: u64,
@@ -55,11 +55,18 @@ pub struct Totals {
     /// Bytes that they take in the frame.
     pub stored_bytes: u64,
     /// Time the caller's thread spent reading.
+    #[serde(rename = "reading_ns", serialize_with = "as_nanos")]
     pub reading: Duration,
     /// Time spent looking for zeros, compressing and checksumming, summed over all threads.
+    #[serde(rename = "encoding_ns", serialize_with = "as_nanos")]
     pub encoding: Duration,
     /// Time the writing thread spent writing, waits for the store included.
+    #[serde(rename = "writing_ns", serialize_with = "as_nanos")]
     pub writing: Duration,
+}
+
+fn as_nanos<S: serde::Serializer>(duration: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_nanos().try_into().unwrap_or(u64::MAX))
 }
 
 /// Blocks beyond one for each encoding thread: one being filled, one being written, the rest in queues.

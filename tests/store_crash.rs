@@ -237,8 +237,8 @@ fn commit_syncs_the_frame_before_the_rename_and_the_directory_after() {
     let mut calls = Vec::new();
     let see = |tid| calls.push(ptrace::regs(tid).unwrap().orig_rax as i64);
     assert!(!watch(usize::MAX, dir.path(), test, Deed::Take, see), "the writer runs to its end");
-    calls.retain(|call| [libc::SYS_write, libc::SYS_fsync, libc::SYS_renameat2].contains(call));
+    calls.retain(|call| [libc::SYS_pwrite64, libc::SYS_fsync, libc::SYS_renameat2].contains(call));
     // Each call is seen twice, going in and coming out, and a frame takes more than one write.
     calls.dedup();
-    assert_eq!(calls, [libc::SYS_write, libc::SYS_fsync, libc::SYS_renameat2, libc::SYS_fsync]);
+    assert_eq!(calls, [libc::SYS_pwrite64, libc::SYS_fsync, libc::SYS_renameat2, libc::SYS_fsync]);
 }

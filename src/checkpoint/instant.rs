@@ -13,6 +13,7 @@ use super::{Method, Options, Then};
 use crate::error::{Context, Error, Kind, Result};
 use crate::hooks::Event;
 use crate::host::Host;
+use crate::proc::status::Status;
 use crate::proc::{self, maps, Pid};
 use crate::resource::contents::Contents;
 use crate::resource::fd::scan::Room;
@@ -207,6 +208,17 @@ fn choose(pid: Pid, dirty: &Ranges, escapes: &Ranges, populated: u64, job: &Job<
             Ok((dirty.intersect(escapes), dirty.minus(escapes)))
         }
     }
+}
+
+/// About how many bytes that is.
+pub fn size_of(rest: &[Rest]) -> u64 {
+    let kib = |status: &Status, row| status.number(row).map_or(0, |kib| kib.unsigned_abs() * 1024);
+    let size = |Rest { pid, what, .. }: &Rest| match what {
+        What::Pages(pages) => pages.bytes(),
+        // Private pages, as far as the kernel tells.
+        What::Mappings(_) => Status::read(*pid).map_or(0, |status| kib(&status, "RssAnon") + kib(&status, "VmSwap")),
+    };
+    rest.iter().map(size).sum()
 }
 
 /// Feeds what is not in the frame yet; returns guard ranges (object, start, length) met on the way.

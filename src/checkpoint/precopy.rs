@@ -38,6 +38,7 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, full: bool) -> Resul
     let mut bytes = first_look(watch, full)?;
     while bytes > SMALL {
         let before = bytes;
+        feed.announce(rounds.count, bytes)?;
         copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
         rounds.count += 1;
         bytes = look(watch, false)?;
@@ -118,7 +119,7 @@ fn copy(watch: &mut Watch, mut with: impl FnMut(&Space, &Memory, &Ranges) -> Res
         if todo.is_empty() {
             continue;
         }
-        // A space that has ended shows at the stop.
+        // A space that has ended, by exit or exec, shows at the stop.
         let Ok(memory) = Memory::open(space.tracker.pid) else { continue };
         let missing = match with(space, &memory, &todo) {
             Err(e) if e.kind() == Kind::TargetGone => continue,

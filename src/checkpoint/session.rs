@@ -84,7 +84,7 @@ impl Session {
         let header = Header::new(parent.as_ref().map(|parent| parent.0));
         let mut writer = pending.writer(&header)?;
         let mut making = Making { root: self.root, options: &self.options, watch, calls: &mut self.calls, surveys: &mut self.surveys, contents: &mut contents };
-        let how = How { compression: self.options.compression, ..How::default() };
+        let how = How { compression: self.options.compression, rate_limit: self.options.rate_limit, progress: self.options.progress.clone() };
         let (totals, taken) = transfer::run(&mut writer, &how, |feed| making.make(feed, parent.is_none()))?;
         let Taken { instance, rounds, guards } = taken;
         // The twins end first: they hold the target's memory.
@@ -120,7 +120,7 @@ impl Session {
         self.options.hooks.run(Event::Committed, self.root, Some(&frame.to_string()))?;
         let Totals { pages, zero_pages, .. } = totals;
         let durable_ns = super::nanos(started.elapsed());
-        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns, pause_ns, durable_ns, lag_ns: super::nanos(thawed.elapsed()), pages, zero_pages, bytes: written.bytes, notes })
+        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns, pause_ns, durable_ns, lag_ns: super::nanos(thawed.elapsed()), pages, zero_pages, bytes: written.bytes, transfer: totals, notes })
     }
 }
 
@@ -160,6 +160,8 @@ impl Making<'_> {
         };
         let mut instance = instant::freeze(&mut job)?;
         instance.captured.save_code(self.options.self_contained, self.contents)?;
+        let contents: u64 = self.contents.list.iter().map(|content| content.len).sum();
+        feed.announce(rounds.count, aside.held() + instant::size_of(&instance.rest) + contents)?;
         aside.feed(feed)?;
         let guards = instant::feed_rest(feed, &instance.rest, rounds.count)?;
         self.contents.list.iter().try_for_each(|content| feed.content(content))?;

@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 
+use super::progress::Bar;
+use super::show::parse_size;
 use super::StoreArgs;
 use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
 use crate::error::Result;
@@ -9,6 +11,7 @@ use crate::hooks::{Hook, Hooks};
 use crate::image::Compression;
 use crate::proc::Pid;
 use crate::resource::fd::CaptureOptions;
+use crate::transfer::Progress;
 
 /// Take a consistent frame of a running process and all its descendants
 #[derive(Debug, clap::Args)]
@@ -27,9 +30,12 @@ pub struct Args {
     /// What becomes of the process: it runs on, stays stopped, or ends at the very instant of the frame
     #[arg(long, value_enum, default_value = "run")]
     then: ThenArg,
-    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19) or auto
+    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19, or -1 to -100 for faster ones) or auto, which keeps pace with the store
     #[arg(long, value_name = "HOW", default_value = "auto")]
     compress: Compression,
+    /// Bytes a second that are written to the store at most, in units of 1024 with k, M or G
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    rate_limit: Option<u64>,
     /// What becomes of established TCP connections: the restored program sees a reset
     #[arg(long, value_enum, default_value = "close")]
     tcp: TcpArg,
@@ -48,6 +54,9 @@ pub struct Args {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    /// Say nothing but what goes wrong
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -76,7 +85,7 @@ enum ExternalArg {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    fn options(&self, progress: Option<Progress>) -> Options {
         Options {
             name: self.name.clone(),
             method: match self.method {
@@ -90,6 +99,8 @@ impl Args {
                 ThenArg::Kill => Then::Kill,
             },
             compression: self.compress,
+            rate_limit: self.rate_limit,
+            progress,
             self_contained: self.self_contained,
             save_files: match self.save_files.as_deref() {
                 None => SaveFiles::None,
@@ -109,13 +120,15 @@ impl Args {
 
 /// Takes the frame and says how it went.
 pub fn run(args: &Args) -> Result<i32> {
-    let report = checkpoint(args.pid, &args.store.open()?, &args.options())?;
-    for note in &report.notes {
+    let bar = Bar::new(!args.json && !args.quiet);
+    let report = checkpoint(args.pid, &args.store.open()?, &args.options(bar.as_ref().map(Bar::progress)))?;
+    drop(bar);
+    for note in report.notes.iter().filter(|_| !args.quiet) {
         eprintln!("stillframe: note: {note}");
     }
     if args.json {
         println!("{}", serde_json::to_string(&report).unwrap_or_default());
-    } else {
+    } else if !args.quiet {
         println!("{}", sentence(&report));
     }
     Ok(0)

@@ -14,6 +14,7 @@ mod cluster;
 mod compact;
 mod inspect;
 mod list;
+mod progress;
 mod protect;
 mod restore;
 mod rm;

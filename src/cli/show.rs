@@ -91,6 +91,21 @@ impl Drop for Percent {
     }
 }
 
+/// Reads a count of bytes: a positive number, in units of 1024 with k, M, G or T.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let shift = match &text[digits..] {
+        "" => Some(0),
+        "k" | "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        "T" => Some(40),
+        _ => None,
+    };
+    let total = shift.and_then(|shift: u32| text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift)).filter(|&total| total > 0);
+    total.ok_or_else(|| Error::new(Kind::Usage, format!("'{text}' is no number of bytes; write a number above 0 and k, M, G, T or no unit, as in 512k, 64M or 2G")))
+}
+
 /// Rows as columns of equal width, two spaces apart; the last column is left as it is.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -115,6 +130,16 @@ mod tests {
         }
         for text in ["", "10", "s", "0s", "-1s", "1.5s", "1d", "1 s", "18446744073709551615h", "é"] {
             assert_eq!(parse_duration(text).unwrap_err().kind(), Kind::Usage, "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_of_bytes_may_have_a_unit() {
+        for (text, bytes) in [("1", 1), ("4096", 4096), ("512k", 512 << 10), ("3K", 3 << 10), ("64M", 64 << 20), ("2G", 2 << 30), ("1T", 1 << 40)] {
+            assert_eq!(parse_size(text).unwrap(), bytes);
+        }
+        for text in ["", "0", "0k", "k", "1.5M", "-1", "1 M", "1m", "1MB", "99999999999999999999", "18446744073709551615k", "é"] {
+            assert_eq!(parse_size(text).unwrap_err().kind(), Kind::Usage, "{text}");
         }
     }
 

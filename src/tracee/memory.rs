@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proc::{path, Pid};
 use crate::sys::process_vm;
 
@@ -41,21 +41,25 @@ impl Memory {
         Ok(())
     }
 
-    /// Reads `ranges` one behind the other into `buf`, as far as it goes: returns the bytes read, which stop at the first page that
-    /// is absent or that its owner may not read. Only a process that is gone is an error.
-    pub fn read_some(&self, ranges: &[(u64, usize)], buf: &mut [u8]) -> Result<usize> {
-        match process_vm::read(self.pid, ranges, buf) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(super::gone(self.pid)),
-            read => Ok(read.unwrap_or(0)),
+    /// Reads the first part of `buf` at `address`, whatever the protection there, up to a page that is absent: returns its length,
+    /// 0 where the first page is. Only a process that is gone, or that runs another program by now, is an error.
+    ///
+    /// For reading all of a memory: nothing changes there. [`gather`](Self::gather) is a third faster but pins pages, and the kernel
+    /// gives a page that is shared with a fork a copy of its own before it is pinned.
+    pub fn read_some(&self, address: u64, buf: &mut [u8]) -> Result<usize> {
+        loop {
+            match self.mem.read_at(buf, address) {
+                Ok(0) if !buf.is_empty() => return Err(super::gone(self.pid)),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(0),
+                read => return read.map_err(|e| self.failed("read", address, buf.len(), e)),
+            }
         }
     }
 
-    /// Reads the first part of `buf` at `address`, whatever the protection there, up to a page that is absent; returns its length, at least 1.
-    pub fn force_some(&self, address: u64, buf: &mut [u8]) -> Result<usize> {
-        match self.mem.read_at(buf, address) {
-            Ok(0) => Err(self.failed("read", address, buf.len(), std::io::ErrorKind::UnexpectedEof.into())),
-            read => read.map_err(|e| self.failed("read", address, buf.len(), e)),
-        }
+    /// The error for a page that is absent where none may be.
+    pub fn absent(&self, address: u64) -> Error {
+        Error::new(Kind::Io, format!("pid {}: there is no memory at {address:#x}", self.pid))
     }
 
     /// Whose memory it is.

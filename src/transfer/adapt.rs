@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::block::Block;
 use crate::image::{promising, Checksum, Compression};
 
-/// A level that is about twice as fast as level 1, for frames a third larger.
+/// A level that is about twice as fast as level 1, for frames that are larger by a third to a half.
 const FAST: i32 = -3;
 /// The ways to encode, the weakest first: a zstd level, or none.
 const WAYS: [Option<i32>; 3] = [None, Some(FAST), Some(1)];

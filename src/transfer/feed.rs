@@ -49,13 +49,13 @@ impl<'a> Feed<'a> {
 
     /// Copies ranges [start, end) of a process's memory, in whole pages; the offset in the object is the address.
     pub fn memory(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32) -> Result<()> {
-        self.copy(object, memory, ranges, generation, &mut |_, _, error| Err(error))
+        self.copy(object, memory, ranges, generation, &mut |start, _| Err(memory.absent(start)))
     }
 
     /// The same for a process that runs and may unmap: returns the ranges that could not be read, sorted as they came.
     pub fn memory_of_running(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32) -> Result<Vec<(u64, u64)>> {
         let mut missing: Vec<(u64, u64)> = Vec::new();
-        self.copy(object, memory, ranges, generation, &mut |start, end, _| {
+        self.copy(object, memory, ranges, generation, &mut |start, end| {
             match missing.last_mut() {
                 Some(last) if last.1 == start => last.1 = end,
                 _ => missing.push((start, end)),

@@ -26,7 +26,8 @@ impl Progress {
         Progress(Arc::new(tell))
     }
 
-    pub(super) fn tell(&self, status: &Status) -> bool {
+    /// Tells, and asks whether to go on.
+    pub fn tell(&self, status: &Status) -> bool {
         self.0(status)
     }
 }

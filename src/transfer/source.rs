@@ -1,17 +1,16 @@
-//! Reading ranges of a process's memory, piece by piece, past pages that are not there.
+//! Reading ranges of a process's memory, block by block, past pages that are not there.
 
 use super::block::{Block, Piece};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::proc::{maps, path};
-use crate::sys::process_vm::MAX_RANGES;
 use crate::sys::PAGE;
 use crate::tracee::memory::Memory;
 
 /// After so many absent pages in a row the list of mappings is asked how far that goes.
 const ABSENT: u32 = 32;
 
-/// Is told of stretches (start, end) that are not there, and why.
-pub type Missing<'a> = dyn FnMut(u64, u64, Error) -> Result<()> + 'a;
+/// Is told of stretches (start, end) that are not there.
+pub type Missing<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
 
 /// Ranges [start, end), and how far they are read.
 pub struct Cursor<'a> {
@@ -25,7 +24,7 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub fn new(ranges: &'a [(u64, u64)]) -> Self {
         let mut cursor = Cursor { ranges, at: ranges.first().map_or(0, |range| range.0), absent: 0 };
-        cursor.skip_empty();
+        cursor.advance_to(cursor.at);
         cursor
     }
 
@@ -33,75 +32,43 @@ impl<'a> Cursor<'a> {
         self.ranges.is_empty()
     }
 
-    /// Reads until the block is full or a page is met that is not there, which goes to `missing`.
+    /// Reads until the block is full or all is read; pages that are not there go to `missing`.
     pub fn fill(&mut self, memory: &Memory, block: &mut Block, (object, generation): (u32, u32), missing: &mut Missing<'_>) -> Result<()> {
-        let piece = |offset, len| Piece { object, offset, len, generation };
-        let mut batch = [(0, 0); MAX_RANGES];
-        let room = block.room();
-        let (count, wanted) = self.peek(room.len(), &mut batch);
-        let got = memory.read_some(&batch[..count], room)?;
-        self.advance(got as u64, &mut |start, len| block.filled(piece(start, len)));
-        if got == wanted {
-            self.absent = 0;
-            return Ok(());
-        }
-        // Memory that its owner may not read is read another way, until that fails too.
-        let len = (self.ranges[0].1 - self.at).min(block.room().len() as u64);
-        match memory.force_some(self.at, &mut block.room()[..len as usize]) {
-            Ok(forced) => {
+        while let (Some(&(_, end)), false) = (self.ranges.first(), block.is_full()) {
+            let room = block.room();
+            let len = (end - self.at).min(room.len() as u64);
+            let got = memory.read_some(self.at, &mut room[..len as usize])? as u64;
+            if got > 0 {
+                block.filled(Piece { object, offset: self.at, len: got, generation });
                 self.absent = 0;
-                self.advance(forced as u64, &mut |start, len| block.filled(piece(start, len)));
-                Ok(())
-            }
-            Err(error) => self.skip(memory, error, missing),
-        }
-    }
-
-    /// Ranges for one call, of `room` bytes at most: how many, and their sum.
-    fn peek(&self, room: usize, batch: &mut [(u64, usize); MAX_RANGES]) -> (usize, usize) {
-        let (mut count, mut sum) = (0, 0);
-        for (number, &(start, end)) in self.ranges.iter().take(MAX_RANGES).enumerate() {
-            let start = if number == 0 { self.at } else { start };
-            let len = end.saturating_sub(start).min((room - sum) as u64) as usize;
-            batch[number] = (start, len);
-            (count, sum) = (number + 1, sum + len);
-            if sum == room {
-                break;
+                self.advance_to(self.at + got);
+            } else {
+                let next = self.present(memory, end)?;
+                missing(self.at, next)?;
+                self.advance_to(next);
             }
         }
-        (count, sum)
+        Ok(())
     }
 
-    /// Passes over `len` bytes, and says in which stretches they lie.
-    fn advance(&mut self, mut len: u64, each: &mut dyn FnMut(u64, u64)) {
-        while len > 0 && !self.is_done() {
-            let part = len.min(self.ranges[0].1 - self.at);
-            each(self.at, part);
-            self.at += part;
-            len -= part;
-            self.skip_empty();
+    /// Where reading is worth a try again: at the next page, or where the next mapping starts.
+    fn present(&mut self, memory: &Memory, end: u64) -> Result<u64> {
+        let next = (self.at - self.at % PAGE + PAGE).min(end);
+        self.absent += 1;
+        if self.absent % ABSENT > 0 {
+            return Ok(next);
         }
+        let vmas = maps::read(&path(memory.pid(), "maps"))?;
+        let mapped = vmas.iter().find(|vma| vma.end > self.at).map_or(end, |vma| vma.start);
+        Ok(next.max(mapped.min(end)))
     }
 
-    fn skip_empty(&mut self) {
+    /// Goes on at `address`, or where the next range starts.
+    fn advance_to(&mut self, address: u64) {
+        self.at = address;
         while let Some((_, rest)) = self.ranges.split_first().filter(|(first, _)| self.at >= first.1) {
             self.ranges = rest;
             self.at = rest.first().map_or(0, |range| range.0);
         }
-    }
-
-    /// Passes over what is not there: a page, or all up to the next mapping.
-    fn skip(&mut self, memory: &Memory, error: Error, missing: &mut Missing<'_>) -> Result<()> {
-        let (start, end) = (self.at, self.ranges[0].1);
-        let mut next = (start - start % PAGE + PAGE).min(end);
-        self.absent += 1;
-        if self.absent % ABSENT == 0 {
-            let vmas = maps::read(&path(memory.pid(), "maps"))?;
-            let mapped = vmas.iter().find(|vma| vma.end > start).map_or(end, |vma| vma.start);
-            next = next.max(mapped.min(end));
-        }
-        missing(start, next, error)?;
-        self.advance(next - start, &mut |_, _| {});
-        Ok(())
     }
 }

@@ -1,7 +1,11 @@
 //! The transfer: whatever is fed, in whatever pieces and order, is what the frame holds; and a failure anywhere ends it all.
 
 mod arena;
+mod bounds;
 mod failures;
+#[path = "../kit/mod.rs"]
+#[allow(dead_code)] // every test binary uses its part
+mod kit;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
