@@ -3,12 +3,10 @@
 use clap::ValueEnum;
 
 use super::progress::Bar;
-use super::show::parse_size;
-use super::StoreArgs;
+use super::{StoreArgs, TransferArgs};
 use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
 use crate::error::Result;
 use crate::hooks::{Hook, Hooks};
-use crate::image::Compression;
 use crate::proc::Pid;
 use crate::resource::fd::CaptureOptions;
 use crate::transfer::Progress;
@@ -30,12 +28,8 @@ pub struct Args {
     /// What becomes of the process: it runs on, stays stopped, or ends at the very instant of the frame
     #[arg(long, value_enum, default_value = "run")]
     then: ThenArg,
-    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19, or -1 to -100 for faster ones) or auto, which keeps pace with the store
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    compress: Compression,
-    /// Bytes a second that are written to the store at most, in units of 1024 with k, M or G
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
-    rate_limit: Option<u64>,
+    #[command(flatten)]
+    transfer: TransferArgs,
     /// What becomes of established TCP connections: the restored program sees a reset
     #[arg(long, value_enum, default_value = "close")]
     tcp: TcpArg,
@@ -98,8 +92,8 @@ impl Args {
                 ThenArg::Stop => Then::Stop,
                 ThenArg::Kill => Then::Kill,
             },
-            compression: self.compress,
-            rate_limit: self.rate_limit,
+            compression: self.transfer.compress,
+            rate_limit: self.transfer.rate_limit,
             progress,
             self_contained: self.self_contained,
             save_files: match self.save_files.as_deref() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::Compression;
 use crate::store::{default_dir, DirStore};
 
 mod check;
@@ -93,6 +94,17 @@ impl StoreArgs {
     fn open(&self) -> Result<DirStore> {
         Ok(DirStore::new(self.store.clone().map_or_else(default_dir, Ok)?))
     }
+}
+
+/// How pages get into a frame.
+#[derive(Debug, clap::Args)]
+pub struct TransferArgs {
+    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19, or -1 to -100 for faster ones) or auto, which keeps pace with the store
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    compress: Compression,
+    /// Bytes a second that are written to the store at most, in units of 1024 with k, M or G
+    #[arg(long, value_name = "BYTES", value_parser = show::parse_size)]
+    rate_limit: Option<u64>,
 }
 
 /// One line of JSON.

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::show::parse_duration;
-use super::StoreArgs;
+use super::{StoreArgs, TransferArgs};
 use crate::checkpoint::Options;
 use crate::epochs::Schedule;
 use crate::error::Result;
-use crate::image::Compression;
 use crate::proc::Pid;
 use crate::protect::{protect, End, Plan};
 
@@ -42,9 +41,8 @@ pub struct Args {
     /// Renew FILE at every epoch with figures in the text format of Prometheus
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19) or auto
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    compress: Compression,
+    #[command(flatten)]
+    transfer: TransferArgs,
     /// Say nothing but what goes wrong
     #[arg(long, short)]
     quiet: bool,
@@ -54,7 +52,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<i32> {
     let plan = Plan {
         pid: args.pid,
-        capture: Options { name: args.name.clone(), compression: args.compress, ..Options::default() },
+        capture: Options { name: args.name.clone(), compression: args.transfer.compress, rate_limit: args.transfer.rate_limit, ..Options::default() },
         schedule: Schedule { every: args.every, full_every: args.full_every, keep: args.keep.map(|keep| keep as usize) },
         metrics: args.metrics.clone(),
         epochs: args.epochs,

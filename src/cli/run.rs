@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::show::{parse_duration, parse_size};
-use super::StoreArgs;
+use super::show::parse_duration;
+use super::{StoreArgs, TransferArgs};
 use crate::checkpoint::Options;
 use crate::error::Result;
-use crate::image::Compression;
 use crate::keep::{keep, OnCrash, Plan};
 
 /// Run a program under frames: resume it where a frame is, else start it; take frames as it goes
@@ -41,12 +40,8 @@ pub struct Args {
     /// How often in a row it is brought back without a new frame in between, ever more slowly
     #[arg(long, value_name = "N", default_value_t = 5)]
     attempts: u32,
-    /// Compression of pages: none, zstd, zstd:LEVEL (1 to 19, or -1 to -100 for faster ones) or auto, which keeps pace with the store
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    compress: Compression,
-    /// Bytes a second that are written to the store at most, in units of 1024 with k, M or G
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
-    rate_limit: Option<u64>,
+    #[command(flatten)]
+    transfer: TransferArgs,
     /// Leave the frames of a finished program, which the next run would resume
     #[arg(long)]
     keep_frames: bool,
@@ -70,7 +65,7 @@ enum OnCrashArg {
 pub fn run(args: &Args) -> Result<i32> {
     let plan = Plan {
         command: args.command.clone(),
-        capture: Options { name: Some(args.name.clone()), compression: args.compress, rate_limit: args.rate_limit, ..Options::default() },
+        capture: Options { name: Some(args.name.clone()), compression: args.transfer.compress, rate_limit: args.transfer.rate_limit, ..Options::default() },
         every: args.every,
         full_every: args.full_every,
         keep: args.keep.map(|keep| keep as usize),
