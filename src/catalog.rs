@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::error::{Kind, Result};
 use crate::image::{Chain, FrameReader};
 use crate::manifest::Manifest;
+use crate::record::Record;
 use crate::store::{DirStore, FrameRef, Lineage, Parent, Store};
 
 /// One frame of a store.
@@ -48,9 +49,9 @@ pub struct Descent {
 pub struct Content {
     /// How long the tree stood still, in nanoseconds.
     pub pause_ns: u64,
-    /// Processes.
+    /// Processes; none in a frame of a linked program's regions.
     pub processes: usize,
-    /// Pages of 4096 bytes that hold data.
+    /// Pages of 4096 bytes that hold data; of regions, all that they cover.
     pub pages: u64,
     /// Pages that are zero and take no room.
     pub zero_pages: u64,
@@ -61,6 +62,14 @@ pub fn open(path: &Path) -> Result<(Chain, Manifest)> {
     let chain = Chain::open(path)?;
     let manifest = Manifest::from_bytes(chain.manifest()).map_err(|e| e.context(format_args!("frame {}", path.display())))?;
     Ok((chain, manifest))
+}
+
+/// The same for a frame of whichever kind.
+pub fn chain(path: &Path) -> Result<Chain> {
+    match record(path)? {
+        Some(_) => Chain::open(path),
+        None => open(path).map(|(chain, _)| chain),
+    }
 }
 
 /// The frames of `name`, or all, by name: the newest of each last, the name with the newest of all last. An unreadable frame
@@ -92,7 +101,10 @@ fn entry(store: &DirStore, frame: FrameRef) -> Option<Entry> {
     match alone(&entry.path) {
         Ok(manifest) => Some(Entry { taken_ns: manifest.taken_ns, content: Some(content(&manifest)), ..entry }),
         Err(e) if e.kind() == Kind::NotFound => None,
-        Err(e) => Some(Entry { problem: Some(e.to_string()), ..entry }),
+        Err(e) => match record(&entry.path) {
+            Ok(Some(record)) => Some(Entry { taken_ns: record.taken_ns, content: Some(content_of_regions(&record)), ..entry }),
+            _ => Some(Entry { problem: Some(e.to_string()), ..entry }),
+        },
     }
 }
 
@@ -120,6 +132,15 @@ fn descend(entries: &mut [Entry], lineage: &Lineage) {
         let parent = if let Parent::Frame(parent) = parent { Some(parent) } else { None };
         entry.chain = Some(Descent { increment, parent, frames: chain.len(), bytes });
     }
+}
+
+/// What a frame of a linked program's regions knows besides their bytes; none if it is one of processes.
+pub fn record(path: &Path) -> Result<Option<Record>> {
+    Record::read(FrameReader::open(path)?.manifest()).map_err(|e| e.context(format_args!("frame {}", path.display())))
+}
+
+fn content_of_regions(record: &Record) -> Content {
+    Content { pause_ns: record.taking.pause_ns, processes: 0, pages: record.taking.bytes.div_ceil(4096), zero_pages: 0 }
 }
 
 fn content(manifest: &Manifest) -> Content {

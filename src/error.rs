@@ -7,28 +7,40 @@ use std::path::Path;
 /// The result of every fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure an [`Error`] is; stable, so that callers can branch on it.
+/// What kind of failure an [`Error`] is; stable, so that callers can branch on it. The numbers are those of the C interface.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Kind {
     /// A system call or a file operation failed.
-    Io,
+    Io = 1,
     /// The process holds state that cannot be put into a frame, or a frame needs what this host lacks.
-    Refused,
+    Refused = 2,
     /// The frame is damaged, truncated or of an unknown version.
-    Corrupt,
+    Corrupt = 3,
     /// The named frame, process or file does not exist.
-    NotFound,
+    NotFound = 4,
     /// The target went away, or changed under our hands.
-    TargetGone,
-    /// The target cannot be stopped just now; trying again may help.
-    Busy,
-    /// The caller asked for an end before it was done.
-    Cancelled,
+    TargetGone = 5,
+    /// The target cannot be stopped just now, or a snapshot is under way; trying again may help.
+    Busy = 6,
     /// A privilege is missing; the message names it.
-    Privilege,
+    Privilege = 7,
     /// The caller's arguments make no sense together.
-    Usage,
+    Usage = 8,
+    /// The caller gave it up.
+    Cancelled = 9,
+    /// It was not done in the time that the caller gave it.
+    TimedOut = 10,
+    /// Another program holds what only one can have; the message names the holder.
+    Held = 11,
+}
+
+impl Kind {
+    /// Its number in the C interface, never 0.
+    pub fn code(self) -> i32 {
+        self as i32
+    }
 }
 
 /// One failure: its kind, a one-line message and, where there is one, the operating system's error.
@@ -86,6 +98,14 @@ impl Error {
     pub fn context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
+    }
+}
+
+/// A copy says the same; of a source that is no plain error number it keeps the kind and the words.
+impl Clone for Error {
+    fn clone(&self) -> Self {
+        let copy = |e: &io::Error| e.raw_os_error().map_or_else(|| io::Error::new(e.kind(), e.to_string()), io::Error::from_raw_os_error);
+        Error { kind: self.kind, message: self.message.clone(), source: self.source.as_ref().map(copy) }
     }
 }
 

@@ -1,4 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![deny(missing_docs)]
 #![deny(unsafe_code)]
 
 pub mod arch;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod hooks;
 pub mod host;
 pub mod image;
+pub mod inside;
 pub mod isolate;
 pub mod keep;
 pub mod manifest;
@@ -19,6 +21,9 @@ pub mod metrics;
 pub mod probe;
 pub mod proc;
 pub mod protect;
+pub mod record;
+pub mod region;
+pub mod request;
 pub mod resource;
 pub mod restore;
 pub mod signals;

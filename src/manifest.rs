@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::proc::Pid;
+use crate::record::Record;
 use crate::resource::fd::Descriptors;
 use crate::resource::files::{FileEntry, FileId};
 use crate::resource::memory::AddressSpace;
@@ -136,7 +137,10 @@ impl Manifest {
 
     /// From the bytes that a frame stores.
     pub fn from_bytes(bytes: &[u8]) -> Result<Manifest> {
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the frame's manifest makes no sense: {e}; it was written by another version of stillframe")))?;
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| match Record::read(bytes) {
+            Ok(Some(record)) => Error::new(Kind::Usage, format!("it holds regions of a linked program ({}), not processes; start that program, and it goes on from its newest snapshot", record.program.command)),
+            _ => Error::corrupt(format!("the frame's manifest makes no sense: {e}; it was written by another version of stillframe")),
+        })?;
         manifest.check_indices()?;
         Ok(manifest)
     }

@@ -1,62 +1,23 @@
-//! The header as a C and as a C++ compiler read it, and the libraries behind it as a program links them.
+//! The header is what cbindgen makes of the code.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-const PROGRAM: &str = "
-#include <stdio.h>
-#include \"stillframe.h\"
+const OURS: &str = env!("CARGO_MANIFEST_DIR");
+const SOURCES: &[&str] = &["lib.rs", "guard.rs", "options.rs", "session.rs", "ticket.rs", "frame.rs", "whole.rs"];
 
-int main(void) {
-    return puts(sf_version()) < 0;
-}
-";
-
-/// What the static library needs of the system.
-const SYSTEM: &[&str] = &["-lpthread", "-ldl", "-lm"];
-
-fn run(command: &mut Command) -> String {
-    let out = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-    assert!(out.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// Builds the libraries, which tests do not get built by themselves; returns their directory.
-fn libraries() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    run(cargo.args(["build", "--quiet", "--package", "stillframe-ffi", "--target-dir"]).arg(target));
-    target.join("debug")
-}
-
-/// Compiles and links the program, and runs it.
-fn says(compiler: &str, language: &[&str], link: &[&str]) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let (source, program) = (dir.path().join("program"), dir.path().join("a.out"));
-    std::fs::write(&source, PROGRAM).unwrap();
-    let libraries = libraries();
-    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../include");
-    let mut cc = Command::new(compiler);
-    cc.args(language).args(["-Wall", "-Wextra", "-Werror", "-I"]).arg(include).arg(&source).args(["-x", "none", "-o"]).arg(&program);
-    run(cc.arg("-L").arg(&libraries).args(link).args(SYSTEM));
-    run(Command::new(program).env("LD_LIBRARY_PATH", libraries)).trim().to_owned()
-}
-
+/// `STILLFRAME_BLESS=1` writes it.
 #[test]
-fn a_c_program_links_the_shared_library() {
-    assert_eq!(says("cc", &["-std=c11", "-x", "c"], &["-l:libstillframe.so"]), env!("CARGO_PKG_VERSION"));
-}
-
-#[test]
-fn a_c_program_links_the_static_library() {
-    assert_eq!(says("cc", &["-std=c11", "-x", "c"], &["-l:libstillframe.a"]), env!("CARGO_PKG_VERSION"));
-}
-
-#[test]
-fn a_cpp_program_reads_the_header() {
-    if Command::new("c++").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no C++ compiler");
-        return;
+fn the_header_is_that_of_the_code() {
+    let dir = Path::new(OURS);
+    let config = cbindgen::Config::from_file(dir.join("cbindgen.toml")).unwrap();
+    let builder = SOURCES.iter().fold(cbindgen::Builder::new().with_config(config), |builder, file| builder.with_src(dir.join("src").join(file)));
+    let mut bytes = Vec::new();
+    builder.generate().unwrap().write(&mut bytes);
+    let made = String::from_utf8(bytes).unwrap();
+    let path = dir.join("../include/stillframe.h");
+    if std::env::var_os("STILLFRAME_BLESS").is_some() {
+        std::fs::write(&path, &made).unwrap();
     }
-    assert_eq!(says("c++", &["-std=c++17", "-x", "c++"], &["-l:libstillframe.so"]), env!("CARGO_PKG_VERSION"));
+    let committed = std::fs::read_to_string(&path).unwrap();
+    assert!(made == committed, "include/stillframe.h is not what the code says; make it anew: STILLFRAME_BLESS=1 cargo test -p stillframe-ffi --test header");
 }

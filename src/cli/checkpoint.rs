@@ -3,21 +3,23 @@
 use clap::ValueEnum;
 
 use super::progress::Bar;
-use super::{StoreArgs, TransferArgs};
+use super::{json, StoreArgs, TransferArgs};
 use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::hooks::{Hook, Hooks};
 use crate::proc::Pid;
+use crate::request;
 use crate::resource::fd::CaptureOptions;
 use crate::transfer::Progress;
 
-/// Take a consistent frame of a running process and all its descendants
+/// Take a consistent frame of a running process and all its descendants, or ask a program that is linked to the library for a
+/// snapshot of its regions
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The process; its descendants are part of the frame
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Pid,
-    /// Name of the frame [default: the name of the command]
+    /// The process; its descendants are part of the frame. Without it, the linked program that has the session NAME is asked
+    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "name")]
+    pid: Option<Pid>,
+    /// Name of the frame [default: the name of the command], or of a linked program's session
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -114,8 +116,9 @@ impl Args {
 
 /// Takes the frame and says how it went.
 pub fn run(args: &Args) -> Result<i32> {
+    let Some(pid) = args.pid else { return ask(args) };
     let bar = Bar::new(!args.json && !args.quiet);
-    let report = checkpoint(args.pid, &args.store.open()?, &args.options(bar.as_ref().map(Bar::progress)))?;
+    let report = checkpoint(pid, &args.store.open()?, &args.options(bar.as_ref().map(Bar::progress)))?;
     drop(bar);
     for note in report.notes.iter().filter(|_| !args.quiet) {
         eprintln!("stillframe: note: {note}");
@@ -124,6 +127,25 @@ pub fn run(args: &Args) -> Result<i32> {
         println!("{}", serde_json::to_string(&report).unwrap_or_default());
     } else if !args.quiet {
         println!("{}", sentence(&report));
+    }
+    Ok(0)
+}
+
+/// Asks a linked program, which answers from its next safe point.
+fn ask(args: &Args) -> Result<i32> {
+    let exit = match args.then {
+        ThenArg::Run => false,
+        ThenArg::Kill => true,
+        ThenArg::Stop => return Err(Error::new(Kind::Usage, "a linked program cannot be asked to stay stopped; use --then run or kill")),
+    };
+    let stored = request::ask(&args.store.open()?, args.name.as_deref().unwrap_or_default(), exit, |who| {
+        eprintln!("stillframe: asked {who}; waiting for its next safe point");
+    })?;
+    if args.json {
+        println!("{}", json(&stored)?);
+    } else {
+        let (pause, durable, mib) = (stored.pause_ns as f64 / 1e6, stored.durable_ns as f64 / 1e6, f64::from(1 << 20));
+        println!("{}: regions of {:.1} MiB by {}, held up for {pause:.1} ms, durable after {durable:.1} ms, {:.1} MiB stored", stored.frame, stored.region_bytes as f64 / mib, stored.method, stored.bytes as f64 / mib);
     }
     Ok(0)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{json, Value};
 
-use super::{json as line, show, StoreArgs};
+use super::{json as line, regions, show, StoreArgs};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::image::{Chain, FrameReader};
@@ -31,6 +31,9 @@ pub struct Args {
 /// Shows.
 pub fn run(args: &Args) -> Result<i32> {
     let located = args.store.open()?.resolve(&args.frame)?;
+    if let Some(record) = catalog::record(&located.path)? {
+        return regions::show(args.json, &located.path, &record);
+    }
     let (chain, manifest) = catalog::open(&located.path)?;
     let frame = located.frame.map(|frame| frame.to_string());
     if args.json {

@@ -17,6 +17,7 @@ mod inspect;
 mod list;
 mod progress;
 mod protect;
+mod regions;
 mod restore;
 mod rm;
 mod run;

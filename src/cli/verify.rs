@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<i32> {
 }
 
 fn check(path: &Path, verifier: &mut Verifier, progress: bool) -> Result<Verified> {
-    let (chain, _) = catalog::open(path)?;
+    let chain = catalog::chain(path)?;
     let mut percent = show::Percent::new(progress);
     verifier.verify(&chain, &mut |done, total| percent.show(done, total))
 }

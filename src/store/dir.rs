@@ -90,7 +90,7 @@ impl DirStore {
     }
 
     /// Creates store and name directory as far as they are missing, for their owner alone.
-    fn make_dir(&self, dir: &Path) -> Result<()> {
+    pub(super) fn make_dir(&self, dir: &Path) -> Result<()> {
         if dir.is_dir() {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 mod compact;
 mod dir;
+mod holder;
 mod lineage;
 mod name;
 mod pending;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 pub use compact::{compact, Compacted};
 pub use dir::{DirStore, Located};
+pub use holder::Hold;
 pub use lineage::{Lineage, Parent};
 pub use name::FrameRef;
 pub use pending::Pending;

@@ -22,6 +22,11 @@ impl Shared {
         Ok(Shared { start, len })
     }
 
+    /// Its first address.
+    pub fn address(&self) -> u64 {
+        self.start as u64
+    }
+
     /// Copies `bytes` to `offset`; for memory that write(2) does not reach.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let offset = offset as usize;

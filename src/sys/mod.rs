@@ -8,14 +8,18 @@ pub mod fd;
 pub mod fd_extra;
 pub mod kcmp;
 pub mod mapping;
+pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
 pub mod probe;
 pub mod probe_wp;
 pub mod process_vm;
 pub mod ptrace;
+pub mod ptracer;
+pub mod quiesce;
 pub mod sched;
 pub mod shm;
+pub mod twin;
 pub mod uffd;
 
 /// The size of a page on the machines we run on.

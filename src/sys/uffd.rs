@@ -88,6 +88,8 @@ const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
 const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 
+const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
+
 const COPY_DONT_WAKE: u64 = 1;
 const MESSAGE_LEN: usize = 32;
 
@@ -101,6 +103,17 @@ impl Uffd {
         // SAFETY: plain numbers; on success the descriptor is new and ours.
         let fd = unsafe { check(libc::syscall(libc::SYS_userfaultfd, flags | libc::O_CLOEXEC | libc::O_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd as i32))? };
         Ok(Uffd::from(fd))
+    }
+
+    /// Makes one that is told of faults of the kernel too, as in read(2) into our memory: by privilege, or by the right to use
+    /// /dev/userfaultfd.
+    pub fn for_all_faults() -> io::Result<Uffd> {
+        Uffd::own(0).or_else(|e| {
+            let device = File::open("/dev/userfaultfd").map_err(|_| e)?;
+            // SAFETY: plain numbers; on success the descriptor is new and ours.
+            let fd = unsafe { check(libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, libc::O_CLOEXEC | libc::O_NONBLOCK).into()).map(|fd| OwnedFd::from_raw_fd(fd as i32))? };
+            Ok(Uffd::from(fd))
+        })
     }
 
     /// The handshake: asks for features, once.

@@ -1,0 +1,65 @@
+//! The heat solver of the examples, killed at random instants, ends with the same bits as when it is left alone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long one run may take.
+const BOUND: Duration = Duration::from_secs(300);
+
+fn heat() -> PathBuf {
+    let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", "heat"]).status().unwrap();
+    assert!(built.success(), "cargo build --example heat");
+    Path::new(env!("CARGO_BIN_EXE_stillframe")).with_file_name("examples").join("heat")
+}
+
+fn command(program: &Path, store: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg(store).args(["800", "200", "20"]);
+    command
+}
+
+/// The line with the sum, if the run came to its end.
+fn outcome(program: &Path, store: &Path, kill_after: Option<Duration>) -> Option<String> {
+    let mut child = command(program, store).stdout(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < BOUND, "the solver hangs");
+        if kill_after.is_some_and(|after| begun.elapsed() >= after) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() || kill_after.is_some(), "{}: {text}", out.status);
+    text.lines().find(|line| line.contains("checksum")).map(str::to_owned)
+}
+
+/// Kills runs until as many died as are wanted, and holds every end against the undisturbed one.
+#[test]
+fn a_solver_killed_at_random_instants_ends_with_the_same_bits() {
+    let wanted = if std::env::var("STILLFRAME_STRESS").is_ok_and(|value| value == "1") { 200 } else { 8 };
+    let program = heat();
+    let undisturbed = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let expected = outcome(&program, undisturbed.path(), None).expect("a sum");
+    let whole = begun.elapsed();
+    let (mut killed, mut ends, mut seed) = (0, 0, u64::from(std::process::id()));
+    println!("seed {seed}, a run takes {whole:?}, {expected}");
+    let mut store = tempfile::tempdir().unwrap();
+    while killed < wanted || ends == 0 {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // Enough are killed early, and some live to see the end.
+        let after = if killed < wanted { Some(whole.mul_f64((seed >> 33) as f64 / (1u64 << 31) as f64 * 0.8)) } else { None };
+        match outcome(&program, store.path(), after) {
+            None => killed += 1,
+            Some(sum) => {
+                assert_eq!(sum, expected, "after {killed} kills");
+                ends += 1;
+                store = tempfile::tempdir().unwrap();
+            }
+        }
+    }
+    println!("{killed} killed, {ends} came to the end");
+}
