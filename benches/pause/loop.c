@@ -1,6 +1,6 @@
 /*
- * Touches N MiB of private memory in 4 KiB pages, rewrites 4,000 random pages a second, and knows the longest gap in its
- * own loop. Commands are files in the working directory: `reset` forgets the gap, `fork` makes it fork itself as a
+ * Touches N MiB of private memory in 4 KiB pages, rewrites random pages at a rate, 4,000 a second if none is given, and knows the
+ * longest gap in its own loop. Commands are files in the working directory: `reset` forgets the gap, `fork` makes it fork itself as a
  * snapshot would, with the child living for a second. Reports in `state`: loops, longest gap in ns, ns of the last fork.
  */
 #define _GNU_SOURCE
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WRITES_A_SECOND = 4000 };
+enum { PAGE = 4096 };
 
 static uint64_t dice = 88172645463325252ULL;
 
@@ -64,8 +64,9 @@ static long long fork_once(pid_t *child)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    if (argc != 3 && argc != 4)
         return 2;
+    long long step = 1000000000LL / (argc == 4 ? atoll(argv[3]) : 4000);
     size_t pages = strtoul(argv[1], NULL, 10) * 256;
     char *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || madvise(memory, pages * PAGE, MADV_NOHUGEPAGE) != 0)
@@ -80,7 +81,7 @@ int main(int argc, char **argv)
         last = now;
         if (now >= next_write) {
             ((uint64_t *)(memory + roll() % pages * PAGE))[roll() % 512] = roll();
-            next_write += 1000000000LL / WRITES_A_SECOND;
+            next_write += step;
             /* What was missed in a pause is not made up for. */
             if (next_write < now)
                 next_write = now;

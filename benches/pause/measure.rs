@@ -98,10 +98,10 @@ pub fn time_to_loop(stage: &Stage, restore: impl FnOnce() -> i32) -> f64 {
 }
 
 /// Memory in place of the directory that the program reports to: the store's writes to the disk must not hold up its reports.
-struct Quiet(PathBuf);
+pub struct Quiet(PathBuf);
 
 impl Quiet {
-    fn mount(stage: &Stage) -> Quiet {
+    pub fn mount(stage: &Stage) -> Quiet {
         let work = stage.work("");
         mount(Some("tmpfs"), &work, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).expect("a tmpfs; this benchmark needs root");
         Quiet(work)
@@ -115,12 +115,17 @@ impl Drop for Quiet {
 }
 
 fn start(stage: &Stage, mib: u64, content: Content) -> Live<'_> {
-    let live = stage.start(Command::new(build("../benches/pause", "loop")).arg(mib.to_string()).arg(content.argument()));
+    start_at(stage, mib, content, 4000)
+}
+
+/// Starts the program; it rewrites so many pages a second.
+pub fn start_at(stage: &Stage, mib: u64, content: Content, rate: u64) -> Live<'_> {
+    let live = stage.start(Command::new(build("../benches/pause", "loop")).args([&mib.to_string(), content.argument(), &rate.to_string()]));
     eventually("the memory to be filled", || state(stage));
     live
 }
 
-fn bare_fork(stage: &Stage) -> Row {
+pub fn bare_fork(stage: &Stage) -> Row {
     stage.write("fork", "");
     let state = eventually("the fork", || state(stage).filter(|state| state.fork_ns > 0));
     let (pause_ms, gap_ms) = (Some(state.fork_ns as f64 / 1e6), fresh(stage).gap_ns as f64 / 1e6);
@@ -130,7 +135,7 @@ fn bare_fork(stage: &Stage) -> Row {
     Row { method: "bare fork", pause_ms, gap_ms, ..Row::default() }
 }
 
-fn stillframe(stage: &Stage, pid: i32) -> (Row, String) {
+pub fn stillframe(stage: &Stage, pid: i32) -> (Row, String) {
     let (gap_ms, report) = gap_during(stage, || stage.checkpoint(pid, &[]));
     let row = Row {
         method: "stillframe",
@@ -185,12 +190,12 @@ fn restores(stage: &Stage, restore: impl Fn() -> i32) -> f64 {
     middle(times)
 }
 
-fn middle(mut values: Vec<f64>) -> f64 {
+pub fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn median(rows: Vec<Row>) -> Row {
+pub fn median(rows: Vec<Row>) -> Row {
     let of = |value: fn(&Row) -> Option<f64>| rows.iter().map(value).collect::<Option<Vec<f64>>>().map(middle);
     Row {
         pause_ms: of(|row| row.pause_ms),

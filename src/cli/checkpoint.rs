@@ -24,7 +24,7 @@ pub struct Args {
     name: Option<String>,
     #[command(flatten)]
     store: StoreArgs,
-    /// How memory is frozen; track is the same as fork for now
+    /// How memory is frozen
     #[arg(long, value_enum, default_value = "auto")]
     method: MethodArg,
     /// What becomes of the process: it runs on, stays stopped, or ends at the very instant of the frame
@@ -57,8 +57,11 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum MethodArg {
+    /// Track, where the kernel can; a fork at the end where pages are written faster than they are stored
     Auto,
+    /// Copy pages while the process runs, and in the pause those that it wrote meanwhile
     Track,
+    /// Split the memory off by a fork at the instant
     Fork,
 }
 
@@ -94,8 +97,6 @@ impl Args {
                 ThenArg::Stop => Then::Stop,
                 ThenArg::Kill => Then::Kill,
             },
-            compression: self.transfer.compress,
-            rate_limit: self.transfer.rate_limit,
             progress,
             self_contained: self.self_contained,
             save_files: match self.save_files.as_deref() {
@@ -109,7 +110,7 @@ impl Args {
                 tcp_close: self.tcp == TcpArg::Close,
             },
             hooks: Hooks(self.hook.clone()),
-            ..Options::default()
+            ..self.transfer.options()
         }
     }
 }

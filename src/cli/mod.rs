@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::checkpoint::Options;
 use crate::error::{Error, Kind, Result};
 use crate::image::Compression;
 use crate::store::{default_dir, DirStore};
@@ -106,6 +107,16 @@ pub struct TransferArgs {
     /// Bytes a second that are written to the store at most, in units of 1024 with k, M or G
     #[arg(long, value_name = "BYTES", value_parser = show::parse_size)]
     rate_limit: Option<u64>,
+    /// Bytes of pages that are copied into memory at most, in units of 1024 with k, M or G; more than that is left to a forked twin
+    #[arg(long, value_name = "BYTES", value_parser = show::parse_size, default_value = "256M")]
+    memory_limit: u64,
+}
+
+impl TransferArgs {
+    /// Options that say this, and nothing else.
+    fn options(&self) -> Options {
+        Options { compression: self.compress, rate_limit: self.rate_limit, memory_limit: self.memory_limit, ..Options::default() }
+    }
 }
 
 /// One line of JSON.

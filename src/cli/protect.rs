@@ -52,7 +52,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<i32> {
     let plan = Plan {
         pid: args.pid,
-        capture: Options { name: args.name.clone(), compression: args.transfer.compress, rate_limit: args.transfer.rate_limit, ..Options::default() },
+        capture: Options { name: args.name.clone(), ..args.transfer.options() },
         schedule: Schedule { every: args.every, full_every: args.full_every, keep: args.keep.map(|keep| keep as usize) },
         metrics: args.metrics.clone(),
         epochs: args.epochs,

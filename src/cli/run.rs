@@ -65,7 +65,7 @@ enum OnCrashArg {
 pub fn run(args: &Args) -> Result<i32> {
     let plan = Plan {
         command: args.command.clone(),
-        capture: Options { name: Some(args.name.clone()), compression: args.transfer.compress, rate_limit: args.transfer.rate_limit, ..Options::default() },
+        capture: Options { name: Some(args.name.clone()), ..args.transfer.options() },
         every: args.every,
         full_every: args.full_every,
         keep: args.keep.map(|keep| keep as usize),

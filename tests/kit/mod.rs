@@ -86,6 +86,7 @@ pub struct Report {
     pub pause_ns: u64,
     pub durable_ns: u64,
     pub bytes: u64,
+    pub method: String,
 }
 
 /// A scratch directory, a store, and the trees that work there; all end when dropped.
