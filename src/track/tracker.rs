@@ -59,7 +59,7 @@ impl Tracker {
         Ok(Tracker { pid, uffd, populated: Ranges::default(), blank: Ranges::default(), guards: Ranges::default(), dead: false })
     }
 
-    /// The address space is gone: the process exited, or runs another program.
+    /// It tells nothing more: the process exited, runs another program, or could not be looked at.
     pub fn is_dead(&self) -> bool {
         self.dead
     }
@@ -70,7 +70,10 @@ impl Tracker {
         let (pagemap, vmas) = self.look()?;
         let mut regions = Vec::new();
         for vma in vmas.iter().filter(|vma| is_trackable(vma)) {
-            regions.extend(self.round_in(&pagemap, vma).context(format_args!("pid {}: cannot follow its writes at {:x}", self.pid, vma.start))?);
+            let found = self.round_in(&pagemap, vma);
+            // Nobody knows which pages a failed look has protected: the space must be watched anew.
+            self.dead |= found.is_err();
+            regions.extend(found.context(format_args!("pid {}: cannot follow its writes at {:x}", self.pid, vma.start))?);
         }
         let touched = Ranges::of(regions.iter().map(span).collect());
         let data = select(&regions, is_data);
@@ -109,7 +112,8 @@ impl Tracker {
             self.dead |= matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ESRCH)) && self.has_ended(vma.start);
             return Ok(Vec::new());
         }
-        pagemap::find(pagemap, vma.start, vma.end, Query { registered: false, ..written })
+        // The look that failed may have protected pages already, without a word: all that are there count as written.
+        pagemap::find(pagemap, vma.start, vma.end, Query { all_of: 0, registered: false, ..written })
     }
 
     /// Whether the descriptor's address space has no more users. If it has, a page at worst passes for written.
