@@ -114,8 +114,8 @@ fn case(seed: u64) -> Case {
 
 #[test]
 fn tracked_frames_hold_what_the_program_holds() {
-    for seed in 1..=rounds(2, 40) as u64 {
-        assert!(run(&case(seed), 40).iter().all(|method| *method == "track"));
+    for seed in 1..=rounds(1, 40) as u64 {
+        assert!(run(&case(seed), 25).iter().all(|method| *method == "track"));
     }
 }
 
@@ -131,7 +131,7 @@ fn large_rounds_hold_what_the_program_holds() {
 #[test]
 fn frames_that_end_in_a_fork_hold_what_the_program_holds() {
     for seed in 1..=rounds(1, 20) as u64 {
-        let methods = run(&Case { memory_limit: 0, method: Method::Auto, ..case(200 + seed) }, 25);
+        let methods = run(&Case { memory_limit: 0, method: Method::Auto, ..case(200 + seed) }, 15);
         assert!(methods.contains(&"track+fork"), "{methods:?}");
     }
 }
@@ -139,7 +139,7 @@ fn frames_that_end_in_a_fork_hold_what_the_program_holds() {
 #[test]
 fn forked_frames_hold_what_the_program_holds() {
     for seed in 1..=rounds(1, 10) as u64 {
-        assert!(run(&Case { method: Method::Fork, ..case(300 + seed) }, 15).iter().all(|method| *method == "fork"));
+        assert!(run(&Case { method: Method::Fork, ..case(300 + seed) }, 8).iter().all(|method| *method == "fork"));
     }
 }
 
@@ -147,6 +147,6 @@ fn forked_frames_hold_what_the_program_holds() {
 #[test]
 fn trees_hold_what_the_programs_hold() {
     for seed in 1..=rounds(1, 20) as u64 {
-        run(&Case { children: true, method: Method::Auto, ..case(400 + seed) }, 30);
+        run(&Case { children: true, method: Method::Auto, ..case(400 + seed) }, 15);
     }
 }
