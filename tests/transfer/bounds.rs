@@ -14,8 +14,9 @@ use stillframe::store::{DirStore, Store};
 use stillframe::transfer::{How, Progress, MEMORY};
 use stillframe::Kind;
 
+use crate::dice::Dice;
 use crate::kit::{build, eventually, ps, stillframe, Live, Stage};
-use crate::{frame, scratch, Dice};
+use crate::{frame, scratch};
 
 fn noise(len: usize) -> Vec<u8> {
     let mut dice = Dice(len as u64);

@@ -2,6 +2,9 @@
 
 mod arena;
 mod bounds;
+#[path = "../dice/mod.rs"]
+#[allow(dead_code)] // every test binary uses its part
+mod dice;
 mod failures;
 #[path = "../kit/mod.rs"]
 #[allow(dead_code)] // every test binary uses its part
@@ -17,34 +20,18 @@ use stillframe::transfer::{self, Feed, How, Totals};
 use stillframe::Result;
 
 use arena::Arena;
+use dice::Dice;
 
-/// A small seeded generator, so that a failure can be repeated.
-pub struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+/// A page of zeros, of zeros but for one byte, of text or of noise.
+fn page(dice: &mut Dice) -> Vec<u8> {
+    let mut page = vec![0; PAGE as usize];
+    match dice.below(4) {
+        0 => {}
+        1 => page[dice.below(PAGE) as usize] = 1,
+        2 => page.chunks_mut(8).for_each(|word| word.fill(b'a' + dice.below(3) as u8)),
+        _ => page.chunks_mut(8).for_each(|word| word.copy_from_slice(&dice.next().to_le_bytes())),
     }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// A page of zeros, of zeros but for one byte, of text or of noise.
-    fn page(&mut self) -> Vec<u8> {
-        let mut page = vec![0; PAGE as usize];
-        match self.below(4) {
-            0 => {}
-            1 => page[self.below(PAGE) as usize] = 1,
-            2 => page.chunks_mut(8).for_each(|word| word.fill(b'a' + self.below(3) as u8)),
-            _ => page.chunks_mut(8).for_each(|word| word.copy_from_slice(&self.next().to_le_bytes())),
-        }
-        page
-    }
+    page
 }
 
 /// Runs a transfer into a frame of its own, and gives what is in it.
@@ -90,10 +77,10 @@ fn feed_generation(feed: &mut Feed<'_>, arena: &mut Arena, generation: u32, dice
     let mut at = dice.below(4);
     while at < arena.pages() {
         let len = (1 + dice.below(40)).min(arena.pages() - at);
-        for page in at..at + len {
-            let bytes = dice.page();
-            arena.set(page, &bytes);
-            model.insert((object, arena.address(page)), bytes);
+        for number in at..at + len {
+            let bytes = page(dice);
+            arena.set(number, &bytes);
+            model.insert((object, arena.address(number)), bytes);
         }
         ranges.push((arena.address(at), arena.address(at + len)));
         at += len + 1 + dice.below(20);
@@ -131,7 +118,7 @@ fn any_sequence_of_feeds_gives_what_was_fed_last() {
 fn settled_bytes_are_in_the_file() {
     let (_dir, path) = scratch();
     let mut dice = Dice(1);
-    let pages: Vec<Vec<u8>> = (0..300).map(|_| dice.page()).collect();
+    let pages: Vec<Vec<u8>> = (0..300).map(|_| page(&mut dice)).collect();
     let all = pages.concat();
     let (totals, written, _) = frame(&path, &How { compression: Compression::None, ..How::default() }, |feed| {
         let before = feed.written();
