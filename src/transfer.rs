@@ -36,7 +36,7 @@ pub const MEMORY: u64 = 64 << 20;
 pub struct How {
     /// How blocks are compressed.
     pub compression: Compression,
-    /// Bytes a second that are written at most. What was saved up in idle moments is written at once, up to a tenth of a
+    /// Bytes a second, at least 1, that are written at most. What was saved up in idle moments is written at once, up to a tenth of a
     /// second's worth. The index and the manifest, which come at the end, are not held back.
     pub rate_limit: Option<u64>,
     /// Is told how far it is.

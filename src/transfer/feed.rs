@@ -74,10 +74,13 @@ impl<'a> Feed<'a> {
                 let begun = Instant::now();
                 let room = block.room();
                 let len = (end - at).min(room.len() as u64);
-                content.file.read_exact_at(&mut room[..len as usize], at).context("cannot read the copy of a saved file")?;
-                block.filled(Piece { object: content.object, offset: content.base + at, len, generation: 0 });
+                let read = content.file.read_exact_at(&mut room[..len as usize], at).context("cannot read the copy of a saved file");
+                if read.is_ok() {
+                    block.filled(Piece { object: content.object, offset: content.base + at, len, generation: 0 });
+                }
                 block.reading += begun.elapsed();
                 self.close(block)?;
+                read?;
                 at += len;
             }
         }
@@ -130,9 +133,11 @@ impl<'a> Feed<'a> {
         while !cursor.is_done() {
             let mut block = self.open()?;
             let begun = Instant::now();
-            cursor.fill(memory, &mut block, (object, generation), missing)?;
+            let filled = cursor.fill(memory, &mut block, (object, generation), missing);
             block.reading += begun.elapsed();
+            // Whoever gets over a failure must not lose what was fed before it.
             self.close(block)?;
+            filled?;
         }
         Ok(())
     }

@@ -54,6 +54,28 @@ fn a_process_that_is_gone_is_an_error_and_no_absent_page() {
 }
 
 #[test]
+fn a_failure_that_the_producer_gets_over_loses_nothing_fed_before() {
+    let (_dir, path) = scratch();
+    let mut arena = Arena::new(10);
+    (0..10).for_each(|page| arena.set(page, &[1 + page as u8; PAGE as usize]));
+    let twin = arena.split(&[(4, 1)], &[]);
+    let (_, (), reader) = frame(&path, &RAW, |feed| {
+        feed.bytes(0, 0, b"before", 0)?;
+        // More often than there are blocks.
+        for generation in 0..50 {
+            feed.memory(1, &twin.memory, &[arena.range()], generation).unwrap_err();
+        }
+        feed.settle()?;
+        feed.bytes(0, 6, b" and after", 0)
+    })
+    .unwrap();
+    let mut bytes = vec![0; 16];
+    reader.read_at(0, 0, &mut bytes).unwrap();
+    assert_eq!(bytes, b"before and after");
+    assert_eq!(reader.runs(1).map(|run| run.len).sum::<u64>(), 4 * PAGE, "what was read before the failure");
+}
+
+#[test]
 fn the_producers_failure_wins() {
     let (_dir, path) = scratch();
     let begun = Instant::now();
