@@ -144,6 +144,21 @@ impl Tracker {
     }
 }
 
+impl Drop for Tracker {
+    /// Lifts the protection bit by bit. The kernel would do it at the close of the descriptor, but all at once: a program of many
+    /// gigabytes could not take a page fault meanwhile.
+    fn drop(&mut self) {
+        const STEP: u64 = 16 << 20;
+        let Ok(vmas) = maps::read(&proc::path(self.pid, "maps")) else { return };
+        for vma in vmas.iter().filter(|vma| !self.dead && is_trackable(vma)) {
+            for start in (vma.start..vma.end).step_by(STEP as usize) {
+                // What cannot be lifted like that (huge pages of a gigabyte) is left to the close.
+                let _ = self.uffd.unregister(start, STEP.min(vma.end - start));
+            }
+        }
+    }
+}
+
 /// Everything written, dropped or never seen in one mapping, holes included.
 fn last_in(pagemap: &File, vma: &Vma, dense: &Ranges) -> io::Result<Vec<Region>> {
     if has_file(vma) {
