@@ -15,7 +15,7 @@ pub struct Tick {
 /// A committed frame, as the store had it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Commit {
-    /// Boot-time clock, when a watcher saw it.
+    /// Boot-time clock, when it was safe on storage; its commit followed.
     pub at_ms: u64,
     pub token: i64,
     pub seq: u64,
@@ -69,7 +69,7 @@ pub fn nothing_lost(lives: &[Life], commits: &[Commit], ticks: &[Tick]) {
     for pair in lives.windows(2) {
         let (before, after) = (&pair[0], &pair[1]);
         assert!(after.first <= before.last + 1, "instance {} knows numbers that nobody wrote: {pair:?}", after.space);
-        // A frame begins after the one before it was committed. One more in between makes up for what the watcher sees late.
+        // A frame begins after the one before it was committed. One more in between makes up for clocks that are read one after the other.
         let committed: Vec<&Commit> = commits.iter().filter(|commit| (before.from_ms..=before.to_ms).contains(&commit.at_ms)).collect();
         let Some(older) = committed.len().checked_sub(3).map(|at| committed[at]) else { continue };
         let written = ticks.iter().filter(|tick| tick.space == before.space && (before.from_ms..older.at_ms).contains(&tick.at_ms)).map(|tick| tick.number).next_back().unwrap_or(0);
