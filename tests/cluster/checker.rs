@@ -45,11 +45,13 @@ pub struct Life {
     pub last: u64,
 }
 
-/// Lives in the order of their beginning. The number of a namespace is used again once it is gone: then the count jumps.
+/// Lives in the order of their beginning. The number of a namespace is used again once it is gone: then the count jumps back to a
+/// frame's, or, where the last tick was in the frame, there is a gap that no busy machine explains.
 pub fn lives(ticks: &[Tick]) -> Vec<Life> {
+    const GAP_MS: u64 = 1500;
     let mut lives: Vec<Life> = Vec::new();
     for tick in ticks {
-        match lives.iter_mut().rev().find(|life| life.space == tick.space).filter(|life| life.last + 1 == tick.number) {
+        match lives.iter_mut().rev().find(|life| life.space == tick.space).filter(|life| life.last + 1 == tick.number && tick.at_ms < life.to_ms + GAP_MS) {
             Some(life) => (life.to_ms, life.last) = (tick.at_ms, tick.number),
             None => lives.push(Life { space: tick.space, from_ms: tick.at_ms, to_ms: tick.at_ms, first: tick.number, last: tick.number }),
         }
