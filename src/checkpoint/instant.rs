@@ -162,6 +162,9 @@ fn divide(captured: &mut Captured, job: &mut Job<'_>) -> Result<Divided> {
         let private: Vec<&Mapping> = space.mappings.iter().filter(|mapping| mapping.is_private()).collect();
         let (object, escapes) = (space.object, cover(&private, Mapping::escapes_fork));
         let Some(tracked) = job.watch.of(pid).filter(|tracked| tracked.object == object) else {
+            if job.watch.spaces().iter().any(|known| known.object == object) {
+                return Err(Error::new(Kind::Busy, format!("pid {pid}: its memory could not be looked at while it stood still; try again")));
+            }
             // What a fork leaves out was copied by the capture.
             let mappings = private.into_iter().filter(|mapping| !mapping.escapes_fork()).cloned().collect();
             divided.rest.push(Rest { object, pid, what: What::Mappings(mappings) });

@@ -105,7 +105,8 @@ fn each(watch: &mut Watch, mut look: impl FnMut(&mut Space) -> Result<u64>) -> R
     let mut bytes = 0;
     for space in watch.spaces() {
         bytes += match look(space) {
-            Err(_) if space.has_ended() => 0,
+            // One that is exiting has no memory any more, and is not dead yet.
+            Err(e) if e.kind() == Kind::TargetGone || space.has_ended() => 0,
             looked => looked?,
         };
     }

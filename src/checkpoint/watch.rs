@@ -124,7 +124,7 @@ impl Watch {
             match space.tracker.last() {
                 Ok(last) => space.last = last,
                 // A process that ended before the stop is no part of the frame.
-                Err(_) if space.has_ended() => {}
+                Err(e) if e.kind() == Kind::TargetGone || space.has_ended() => space.tracker.give_up(),
                 Err(e) => return Err(e),
             }
         }

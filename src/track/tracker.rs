@@ -64,6 +64,11 @@ impl Tracker {
         self.dead
     }
 
+    /// What it tells is not to be used any more.
+    pub fn give_up(&mut self) {
+        self.dead = true;
+    }
+
     /// While the process runs: the pages with data of its own that were written since the last round, all of them the first
     /// time. They are write-protected again, so that a copy made from now on is either current or written once more.
     pub fn round(&mut self) -> Result<Ranges> {
