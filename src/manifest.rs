@@ -36,7 +36,7 @@ pub struct Manifest {
 /// How a frame was taken.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Taking {
-    /// `fork`.
+    /// `track`, `fork` or `track+fork`; of regions, the library's method.
     pub method: String,
     /// How long the tree stood still, in nanoseconds.
     pub pause_ns: u64,

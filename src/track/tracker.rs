@@ -113,9 +113,8 @@ impl Tracker {
             found => return found,
         }
         if let Err(e) = self.uffd.register(vma.start, vma.len(), mode::WP) {
-            // The memory behind the descriptor has ended. Else: gone meanwhile, or not ours to watch; the last look will tell.
+            // The memory behind the descriptor has ended. Else: changed meanwhile, or not ours to watch; the last look will tell.
             self.dead |= matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ESRCH)) && self.has_ended(vma.start);
-            return Ok(Vec::new());
         }
         // The look that failed may have protected pages already, without a word: all that are there count as written.
         pagemap::find(pagemap, vma.start, vma.end, Query { all_of: 0, registered: false, ..written })
