@@ -45,7 +45,7 @@ pub enum End {
 /// Takes frames until something ends it.
 pub fn protect(store: &dyn Store, plan: &Plan) -> Result<End> {
     let signals = Signals::block()?;
-    let target = pidfd::open(plan.pid).map_err(|e| Error::io(format!("pid {}: no such process", plan.pid), e))?;
+    let target = pidfd::open(plan.pid).map_err(|e| Error::io(format!("pid {}: cannot be watched; name a running process", plan.pid), e))?;
     let mut epochs = Epochs::begin(plan.pid, plan.capture.clone(), plan.schedule.clone())?;
     let mut show = Show { terminal: std::io::stderr().is_terminal(), quiet: plan.quiet, open: false, noted: Vec::new() };
     let mut metrics = Metrics::new(plan.pid);
