@@ -6,7 +6,8 @@ mod dice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use dice::Dice;
 use stillframe::image::{read_header, Chain, Compression, FrameId, Header};
@@ -191,23 +192,23 @@ fn an_increment_is_not_committed_without_its_parent() {
 }
 
 /// Commits increments upon whatever is newest; what was removed meanwhile is refused.
-fn grow(store: &DirStore, stop: &AtomicBool) -> (usize, usize) {
-    let (mut taken, mut refused) = (0, 0);
+fn grow(store: &DirStore, taken: &AtomicUsize, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let parent = store.list(Some("web")).unwrap().pop().and_then(|frame| read_header(&store.path(&frame)).ok());
         match take(store, parent.map(|header| header.id), 7) {
-            Ok(_) => taken += 1,
-            Err(e) if e.kind() == Kind::Refused => refused += 1,
+            Ok(_) => drop(taken.fetch_add(1, Ordering::Relaxed)),
+            Err(e) if e.kind() == Kind::Refused => {}
             Err(e) => panic!("{e}"),
         }
     }
-    (taken, refused)
 }
 
-/// Removes, keeps and compacts at random.
-fn prune(store: &DirStore, seed: u64) {
+/// Removes, keeps and compacts at random, until enough frames have come to be in between.
+fn prune(store: &DirStore, taken: &AtomicUsize, seed: u64) {
     let mut dice = Dice(seed);
-    for _ in 0..60 {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while taken.load(Ordering::Relaxed) < 60 {
+        assert!(Instant::now() < patience, "only {} frames were taken", taken.load(Ordering::Relaxed));
         let frames = store.list(Some("web")).unwrap();
         let Some(frame) = frames.get(dice.below(frames.len().max(1) as u64) as usize) else { continue };
         let done = match dice.below(4) {
@@ -226,17 +227,15 @@ fn prune(store: &DirStore, seed: u64) {
 fn a_child_and_the_removal_of_its_parent_never_cross() {
     let (_dir, store) = store();
     take(&store, None, 0).unwrap();
-    let stop = AtomicBool::new(false);
-    let (taken, _) = std::thread::scope(|scope| {
-        let growers: Vec<_> = (0..2).map(|_| scope.spawn(|| grow(&store, &stop))).collect();
-        let pruners: Vec<_> = (0..2).map(|seed| scope.spawn({ let store = &store; move || prune(store, seed) })).collect();
+    let (stop, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let growers: Vec<_> = (0..2).map(|_| scope.spawn(|| grow(&store, &taken, &stop))).collect();
+        let pruners: Vec<_> = (0..2).map(|seed| scope.spawn({ let (store, taken) = (&store, &taken); move || prune(store, taken, seed) })).collect();
         let pruned: Vec<_> = pruners.into_iter().map(|thread| thread.join()).collect();
         stop.store(true, Ordering::Relaxed);
-        let grown = growers.into_iter().map(|thread| thread.join().unwrap()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        growers.into_iter().for_each(|thread| thread.join().unwrap());
         pruned.into_iter().for_each(|pruned| pruned.unwrap());
-        grown
     });
-    assert!(taken > 0);
     for frame in store.list(Some("web")).unwrap() {
         store.open(&frame).unwrap().verify(&mut |_, _| {}).unwrap();
     }
