@@ -23,6 +23,7 @@ use crate::resource::{credentials, limits, process, signals, threads, timers};
 use crate::sys::{pidfd, ptrace};
 use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
+use crate::transfer::Progress;
 
 use fill::Target;
 use lazy::Pager;
@@ -44,6 +45,8 @@ pub struct Options {
     pub hooks: Hooks,
     /// Brings memory when the instance runs already; none: all of it is there before.
     pub pager: Option<Pager>,
+    /// Is told how many bytes of memory are in place, and asked whether to go on; on any thread.
+    pub progress: Option<Progress>,
 }
 
 /// A second instance that runs.
@@ -104,7 +107,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     let mut open = OpenSet::open(&manifest.descriptors, &mut opener, &options.descriptors)?;
     let clocks_moved = isolate::keep_clocks_going(&manifest.host)?;
     let mut family = Family::breed(manifest, &open)?;
-    family.fill(frame, &mut opener, options.pager.as_ref())?;
+    family.fill(frame, &mut opener, options)?;
     family.furnish(manifest, &mut open, &mut opener)?;
     opener.finish()?;
     open.arm()?;
@@ -234,7 +237,8 @@ impl Family {
     }
 
     /// Memory: mappings, pages (those that no pager brings), protections.
-    fn fill(&mut self, frame: &Loaded, opener: &mut Opener<'_>, pager: Option<&Pager>) -> Result<()> {
+    fn fill(&mut self, frame: &Loaded, opener: &mut Opener<'_>, options: &Options) -> Result<()> {
+        let pager = options.pager.as_ref();
         let mut targets = Vec::new();
         for (pid, body) in owners(&frame.manifest) {
             let space = &frame.manifest.spaces[body.space];
@@ -243,7 +247,7 @@ impl Family {
             let later = pager.map_or(Ok(Ranges::default()), |pager| pager.take(&frame.chain, space, blank))?;
             targets.push(Target::new(&frame.chain, space, blank, later)?);
         }
-        fill::spaces(&frame.chain, &targets)?;
+        fill::spaces(&frame.chain, &targets, options.progress.as_ref())?;
         drop(targets);
         if let Some(pager) = pager {
             self.blanks.values().try_for_each(|blank| pager.tie(blank.pid))?;

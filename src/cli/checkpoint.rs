@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::progress::Bar;
+use super::progress::{self, Bar};
 use super::{json, StoreArgs, TransferArgs};
 use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
 use crate::error::{Error, Kind, Result};
@@ -50,6 +50,9 @@ pub struct Args {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    /// Say on standard error how far it is, in a line of JSON some twenty times a second
+    #[arg(long)]
+    progress_json: bool,
     /// Say nothing but what goes wrong
     #[arg(long, short)]
     quiet: bool,
@@ -118,8 +121,9 @@ impl Args {
 /// Takes the frame and says how it went.
 pub fn run(args: &Args) -> Result<i32> {
     let Some(pid) = args.pid else { return ask(args) };
-    let bar = Bar::new(!args.json && !args.quiet);
-    let report = checkpoint(pid, &args.store.open()?, &args.options(bar.as_ref().map(Bar::progress)))?;
+    let bar = Bar::new(!args.json && !args.quiet && !args.progress_json);
+    let progress = if args.progress_json { Some(progress::lines()) } else { bar.as_ref().map(Bar::progress) };
+    let report = checkpoint(pid, &args.store.open()?, &args.options(progress))?;
     drop(bar);
     for note in report.notes.iter().filter(|_| !args.quiet) {
         eprintln!("stillframe: note: {note}");

@@ -1,10 +1,10 @@
-//! A bar on the terminal while a frame is written.
+//! How far it is: a bar on the terminal, or lines of JSON for programs.
 
-use std::io::{stderr, IsTerminal};
+use std::io::{stderr, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::show;
+use super::{json, show};
 use crate::transfer::{Progress, Status};
 
 const TEMPLATE: &str = "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}{msg}";
@@ -42,6 +42,15 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// One line of JSON on standard error, again and again.
+pub fn lines() -> Progress {
+    Progress::new(|status| {
+        // In one piece, so that it stays a line; that nobody reads it is no reason to stop.
+        let _ = json(status).map(|line| stderr().write_all((line + "\n").as_bytes()));
+        true
+    })
 }
 
 fn words(status: &Status) -> String {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 
-use super::StoreArgs;
+use super::{progress, StoreArgs};
 use crate::error::Result;
 use crate::hooks::{Hook, Hooks};
 use crate::isolate::Network;
@@ -49,6 +49,9 @@ pub struct Args {
     /// Which content files open for writing get: what is here now, or what was saved with the frame
     #[arg(long, value_enum, default_value = "here")]
     files: Files,
+    /// Say on standard error how much of the memory is in place, in a line of JSON some twenty times a second
+    #[arg(long)]
+    progress_json: bool,
     /// Run COMMAND by sh at an event: restored
     #[arg(long, value_name = "EVENT=COMMAND")]
     hook: Vec<Hook>,
@@ -67,6 +70,7 @@ impl Args {
             descriptors: RestoreOptions { to_stdio: self.to_stdio },
             hooks: Hooks(self.hook.clone()),
             pager,
+            progress: self.progress_json.then(progress::lines),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Pages from the frame into blank processes, and contents into files: blocks are read, checked and decompressed in parallel.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::ranges::{self, Ranges};
 use crate::error::{Error, Kind, Result};
@@ -11,6 +13,7 @@ use crate::resource::memory::AddressSpace;
 use crate::sys::uffd::Uffd;
 use crate::tracee::blank::Blank;
 use crate::tracee::memory::Memory;
+use crate::transfer::{Progress, Status};
 
 /// Hands every stored piece of an object to `sink`, block by block.
 pub fn each(chain: &Chain, object: u32, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
@@ -90,8 +93,35 @@ impl Target {
 /// Which runs of which target a block serves.
 type Work<'a> = Vec<(BlockId, Vec<(&'a Target, Piece)>)>;
 
+/// How often whoever wants to know is told how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+/// How far it is, for whoever wants to know.
+struct Tally<'a> {
+    progress: Option<&'a Progress>,
+    expected: u64,
+    done: AtomicU64,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Tally<'_> {
+    /// So many more bytes are in place. An error if it is to be given up.
+    fn add(&self, bytes: u64) -> Result<()> {
+        let fed = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let (Some(progress), Ok(mut told)) = (self.progress, self.told.try_lock()) else { return Ok(()) };
+        if told.is_some_and(|told| told.elapsed() < TELL_EVERY) && fed < self.expected {
+            return Ok(());
+        }
+        *told = Some(Instant::now());
+        match progress.tell(&Status { fed, expected: self.expected, ..Status::default() }) {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Cancelled, "the restore was given up")),
+        }
+    }
+}
+
 /// Fills the address spaces; holes stay as they were mapped, zero runs are written where a file shows through.
-pub fn spaces(chain: &Chain, targets: &[Target]) -> Result<()> {
+pub fn spaces(chain: &Chain, targets: &[Target], progress: Option<&Progress>) -> Result<()> {
     let mut by_block: HashMap<BlockId, Vec<(&Target, Piece)>> = HashMap::new();
     for target in targets {
         for run in chain.runs(target.object) {
@@ -105,14 +135,17 @@ pub fn spaces(chain: &Chain, targets: &[Target]) -> Result<()> {
     }
     let mut work: Work<'_> = by_block.into_iter().collect();
     work.sort_unstable_by_key(|(block, _)| *block);
+    let expected = work.iter().flat_map(|(_, runs)| runs).map(|(_, run)| run.len).sum();
+    let tally = Tally { progress, expected, done: AtomicU64::new(0), told: Mutex::new(None) };
+    tally.add(0)?;
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers()).map(|_| scope.spawn(|| fill_blocks(chain, &work, &next))).collect();
+        let handles: Vec<_> = (0..workers()).map(|_| scope.spawn(|| fill_blocks(chain, &work, &next, &tally))).collect();
         handles.into_iter().try_for_each(|handle| handle.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "a filling thread failed"))))
     })
 }
 
-fn fill_blocks(chain: &Chain, work: &Work<'_>, next: &AtomicUsize) -> Result<()> {
+fn fill_blocks(chain: &Chain, work: &Work<'_>, next: &AtomicUsize, tally: &Tally<'_>) -> Result<()> {
     let mut buffer = Block::default();
     while let Some((block, runs)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
         chain.read_block(*block, &mut buffer)?;
@@ -120,6 +153,7 @@ fn fill_blocks(chain: &Chain, work: &Work<'_>, next: &AtomicUsize) -> Result<()>
             let Source::Data { at, .. } = run.source else { continue };
             target.put(run, slice(buffer.raw(), at, run.len)?)?;
         }
+        tally.add(runs.iter().map(|(_, run)| run.len).sum())?;
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// How far a transfer is; all counts are bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How far a transfer is; all counts are bytes. As JSON it is a line of `--progress-json`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Status {
     /// The round that was announced last.
     pub round: u32,
