@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::isolate::{self, Network};
 use crate::proc::{self, status::Status, Pid};
 use crate::supervise;
-use crate::sys::clone;
+use crate::sys::{clone, pidfd};
 
 /// Where a second instance is to live.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,17 +62,25 @@ fn in_child(frame: &Loaded, options: &Options, place: &Place, writer: OwnedFd) -
         if place.detach {
             nix::unistd::setsid().context("cannot lead a session")?;
         }
+        // Whoever kills our starter before we have told it gives the restore up.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).context("cannot ask for a signal at the end of our parent")?;
         if let Some(network) = &place.isolate {
             isolate::furnish(network, &frame.manifest.host)?;
         }
         let held = supervise::hold_signals()?;
-        Ok::<_, Error>((restore(frame, options)?, held))
+        let restored = restore(frame, options)?;
+        nix::sys::prctl::set_pdeathsig(None).context("cannot outlive our parent")?;
+        Ok::<_, Error>((restored, held))
     })();
     let (word, running) = match outcome {
         Ok((restored, held)) => (Word::Runs { pid: restored.pid, notes: restored.notes }, Some((restored.pid, held))),
         Err(error) => (Word::Failed(error.to_string()), None),
     };
     let told = serde_json::to_vec(&word).is_ok_and(|word| File::from(writer).write_all(&word).is_ok());
+    if !told && running.is_some() {
+        // Nobody knows of the instance, so there is to be none. The init of a namespace takes all with it.
+        frame.manifest.processes.iter().for_each(|process| end(process.node.pid));
+    }
     match running {
         None => 1,
         Some(_) if !told || place.isolate.is_none() => 0,
@@ -82,6 +90,12 @@ fn in_child(frame: &Loaded, options: &Options, place: &Place, writer: OwnedFd) -
             }
             supervise::until_exit(pid, &held).unwrap_or(1)
         }
+    }
+}
+
+fn end(pid: Pid) {
+    if let Ok(process) = pidfd::open(pid) {
+        let _ = pidfd::send_signal(std::os::fd::AsFd::as_fd(&process), libc::SIGKILL);
     }
 }
 
