@@ -1,12 +1,14 @@
 //! A twin of our own process: a child that holds our memory as of one instant and runs no code of the program.
 //!
-//! It answers two things, by plain system calls in a loop: pages it need not hold any longer are dropped, and it ends when
-//! asked to, or when we end. It is born without an exit signal, so that no `wait` of the program sees it.
+//! It answers three things, by plain system calls in a loop: pages it need not hold any longer are dropped, pages that we may not
+//! read are written to a pipe, and it ends when asked to, or when we end. It is born without an exit signal, so that no `wait`
+//! of the program sees it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_long, pid_t};
 
@@ -19,12 +21,20 @@ pub struct Twin {
     pid: pid_t,
     handle: OwnedFd,
     orders: File,
+    /// Where it writes pages.
+    pages: File,
+    /// Its memory may not be read from outside: ptrace is restricted, or the program is not dumpable.
+    closed: AtomicBool,
 }
+
+/// With the length of an order: write it to the pipe, instead of dropping it.
+const WRITE: u64 = 1 << 63;
 
 impl Twin {
     /// Splits one off. `ourselves` is a descriptor of our own process, at whose end the twin ends.
     pub fn split(ourselves: BorrowedFd<'_>) -> io::Result<Twin> {
         let (orders, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let (reader, pages) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let mut handle: i32 = -1;
         let args = CloneArgs {
             flags: libc::CLONE_PIDFD as u64,
@@ -34,9 +44,13 @@ impl Twin {
         let mask = block_all()?;
         // SAFETY: the arguments are live; the child gets a copy of this stack and never leaves `hold`.
         let pid = unsafe {
-            let pid = libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>());
+            let mut pid = libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>());
+            // Sandboxes that cannot look into its arguments forbid the newer call.
+            if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+                pid = libc::syscall(libc::SYS_clone, args.flags, 0usize, args.pidfd, 0usize, 0usize);
+            }
             if pid == 0 {
-                hold(orders.as_raw_fd(), ourselves.as_raw_fd());
+                hold(orders.as_raw_fd(), ourselves.as_raw_fd(), pages.as_raw_fd());
             }
             pid
         };
@@ -45,7 +59,7 @@ impl Twin {
         let pid = failed? as pid_t;
         // SAFETY: the kernel has just put a new descriptor there, which is nobody else's.
         let handle = unsafe { std::os::fd::FromRawFd::from_raw_fd(handle) };
-        Ok(Twin { pid, handle, orders: writer.into() })
+        Ok(Twin { pid, handle, orders: writer.into(), pages: reader.into(), closed: AtomicBool::new(false) })
     }
 
     /// Its process id.
@@ -55,16 +69,41 @@ impl Twin {
 
     /// Fills `buf` from its memory; returns the bytes read, which stop at the first page that it does not have.
     pub fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<usize> {
-        process_vm::read(self.pid, &[(address, buf.len())], buf)
+        if !self.closed.load(Ordering::Relaxed) {
+            match process_vm::read(self.pid, &[(address, buf.len())], buf) {
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => self.closed.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        self.ask(address, buf)
+    }
+
+    /// Has it write its pages to the pipe; at the first that it does not have, it ends.
+    fn ask(&self, address: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.order(address, buf.len() as u64 | WRITE)?;
+        let mut done = 0;
+        while done < buf.len() {
+            match (&self.pages).read(&mut buf[done..]) {
+                Ok(0) => break,
+                Ok(len) => done += len,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn order(&self, start: u64, what: u64) -> io::Result<()> {
+        let mut order = [0u8; 16];
+        order[..8].copy_from_slice(&start.to_ne_bytes());
+        order[8..].copy_from_slice(&what.to_ne_bytes());
+        (&self.orders).write_all(&order)
     }
 
     /// Lets it drop whole pages that have been read, so that whoever writes to them next need not copy them.
     pub fn release(&self, start: u64, len: u64) {
-        let mut order = [0u8; 16];
-        order[..8].copy_from_slice(&start.to_ne_bytes());
-        order[8..].copy_from_slice(&len.to_ne_bytes());
         // A twin that hears nothing holds its pages a little longer, no more.
-        let _ = (&self.orders).write_all(&order);
+        let _ = self.order(start, len);
     }
 }
 
@@ -102,18 +141,21 @@ pub fn restore_mask(mask: &libc::sigset_t) {
 ///
 /// # Safety
 ///
-/// To be called in a fresh child only: it closes every descriptor but the two.
-unsafe fn hold(orders: i32, parent: i32) -> ! {
+/// To be called in a fresh child only: it closes every descriptor but the three.
+unsafe fn hold(orders: i32, parent: i32, pages: i32) -> ! {
     // SAFETY: the calls below concern this child alone, and their pointers lead to locals of this function.
     let call = |nr: c_long, a: c_long, b: c_long, c: c_long| unsafe { libc::syscall(nr, a, b, c, 0, 0, 0) };
-    // Descriptors of the program must not be held open here, but for these two.
-    let (low, high) = (orders.min(parent) as c_long, orders.max(parent) as c_long);
-    let last = c_long::from(u32::MAX);
-    call(libc::SYS_close_range, high + 1, last, 0);
-    call(libc::SYS_close_range, low + 1, high - 1, 0);
-    if low > 0 {
-        call(libc::SYS_close_range, 0, low - 1, 0);
+    // Descriptors of the program must not be held open here, but for these three.
+    let mut kept = [orders, parent, pages];
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept.map(c_long::from) {
+        if from < fd {
+            call(libc::SYS_close_range, from, fd - 1, 0);
+        }
+        from = fd + 1;
     }
+    call(libc::SYS_close_range, from, c_long::from(u32::MAX), 0);
     call(libc::SYS_prctl, libc::PR_SET_NAME.into(), c"stillframe-twin".as_ptr() as c_long, 0);
     loop {
         let mut watched = [orders, parent].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
@@ -123,8 +165,16 @@ unsafe fn hold(orders: i32, parent: i32) -> ! {
         if ended || (watched[0].revents != 0 && call(libc::SYS_read, orders.into(), order.as_mut_ptr() as c_long, 16) != 16) {
             call(libc::SYS_exit_group, 0, 0, 0);
         }
-        if order[1] != 0 {
-            call(libc::SYS_madvise, order[0] as c_long, order[1] as c_long, libc::MADV_DONTNEED.into());
+        let [mut at, what] = order;
+        let end = at.wrapping_add(what & !WRITE);
+        if what & WRITE == 0 {
+            call(libc::SYS_madvise, at as c_long, what as c_long, libc::MADV_DONTNEED.into());
+        }
+        while what & WRITE != 0 && at < end {
+            match call(libc::SYS_write, pages.into(), at as c_long, (end - at) as c_long) {
+                written if written > 0 => at += written as u64,
+                _ => at = call(libc::SYS_exit_group, 0, 0, 0) as u64,
+            }
         }
     }
 }
@@ -156,6 +206,24 @@ mod tests {
             twin.read(memory.address(), &mut seen).unwrap();
         }
         assert_eq!((seen[PAGE as usize], memory[0]), (1, 2));
+    }
+
+    #[test]
+    fn a_twin_that_may_not_be_read_writes_its_pages() {
+        let mut memory = Owned::new(300 * PAGE).unwrap();
+        memory.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 7) as u8);
+        let expected = memory.to_vec();
+        let us = ourselves();
+        let twin = Twin::split(us.as_fd()).unwrap();
+        memory.fill(0);
+        twin.closed.store(true, Ordering::Relaxed);
+        let mut seen = vec![0; expected.len()];
+        assert_eq!(twin.read(memory.address(), &mut seen).unwrap(), seen.len());
+        assert!(seen == expected);
+        twin.release(memory.address(), PAGE);
+        assert_eq!(twin.read(memory.address() + 5, &mut seen[..PAGE as usize]).unwrap(), PAGE as usize);
+        assert!(seen[..PAGE as usize - 5].iter().all(|&byte| byte == 0) && seen[PAGE as usize - 5..PAGE as usize] == expected[PAGE as usize..PAGE as usize + 5]);
+        assert_eq!(twin.read(0, &mut seen[..10]).unwrap(), 0);
     }
 
     #[test]
