@@ -19,6 +19,7 @@ pub mod ptracer;
 pub mod quiesce;
 pub mod sched;
 pub mod shm;
+pub mod tally;
 pub mod twin;
 pub mod uffd;
 
