@@ -5,18 +5,23 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proc::{self, stat, Pid};
+use crate::region::Aside;
 use crate::sys::ptracer;
+use crate::transfer::Status;
 
 /// How often we look whether it is done.
 const TICK: Duration = Duration::from_millis(2);
+/// How often the program is told how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(50);
 
 /// Functions of the program.
 #[derive(Default)]
@@ -27,9 +32,26 @@ pub struct Callbacks<'a> {
     pub after: Option<Box<dyn FnMut() + 'a>>,
     /// In the second instance: open connections, seed generators anew.
     pub restored: Option<Box<dyn FnMut() + 'a>>,
-    /// Now and then, with the time it has taken so far; `false` gives it up. Not for [`checkpoint_self`], whose second instance
+    /// Some twenty times a second, with how far it is; `false` gives it up. Not for [`checkpoint_self`], whose second instance
     /// would go on with the call.
-    pub progress: Option<Box<dyn FnMut(Duration) -> bool + 'a>>,
+    pub progress: Option<Watch<'a>>,
+}
+
+/// A function that is told how far it is, and says whether to go on.
+pub type Watch<'a> = Box<dyn FnMut(&Progress) -> bool + 'a>;
+
+/// How far a checkpoint or a restore is; counts are bytes of memory and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// What is done.
+    pub done: u64,
+    /// What there is to do, as far as is known: 0 at first, and it grows where a running process writes.
+    pub total: u64,
+    /// Length of the frame so far; 0 in a restore.
+    pub written: u64,
+    /// Since the beginning.
+    pub elapsed: Duration,
 }
 
 /// Where frames are, and how they are taken.
@@ -83,7 +105,9 @@ pub struct Restored {
 /// Takes a frame of the calling process and all its descendants; returns twice, as `fork` does: in this process when the frame
 /// is safe, and in each second instance when it is brought back. Other threads go on meanwhile, in both.
 ///
-/// It needs the `stillframe` command (`STILLFRAME_COMMAND`, else in `PATH`) and what a checkpoint needs.
+/// It needs the `stillframe` command (`STILLFRAME_COMMAND`, else in `PATH`) and what a checkpoint needs. Sessions of
+/// [`crate::region`] may be open: their snapshots in flight are stored first, which takes its time, and each instance goes on
+/// with its own (see [`Session`](crate::region::Session)).
 ///
 /// # Errors
 ///
@@ -108,7 +132,10 @@ pub fn checkpoint_self(options: &Options, callbacks: &mut Callbacks<'_>) -> Resu
     if let Some(Err(why)) = callbacks.before.as_mut().map(|call| call()) {
         return Err(Error::new(Kind::Cancelled, format!("the program's callback objects: {why}")));
     }
+    // Sessions go on in both instances, each for itself.
+    let aside = Aside::stand();
     let done = Helper::start(options).and_then(|helper| helper.wait(&us));
+    drop(aside);
     match &done {
         Ok(Outcome::Restored(_)) => callbacks.restored.iter_mut().for_each(|call| call()),
         _ => callbacks.after.iter_mut().for_each(|call| call()),
@@ -120,7 +147,17 @@ pub fn checkpoint_self(options: &Options, callbacks: &mut Callbacks<'_>) -> Resu
 ///
 /// # Errors
 ///
-/// [`Kind::Refused`] with what the command says; [`Kind::Cancelled`] if the progress callback gives it up.
+/// [`Kind::Refused`] with what the command says; [`Kind::Cancelled`] if the progress callback gives it up: then the process runs
+/// on, and there is no frame.
+///
+/// ```no_run
+/// use stillframe::inside::{checkpoint_pid, Callbacks, Options};
+///
+/// let mut callbacks = Callbacks { progress: Some(Box::new(|at| { println!("{} of {} bytes", at.done, at.total); true })), ..Callbacks::default() };
+/// let saved = checkpoint_pid(4711, &Options { name: Some("job".to_owned()), ..Options::default() }, &mut callbacks)?;
+/// println!("{} stood still for {} ns", saved.frame, saved.pause_ns);
+/// # Ok::<(), stillframe::Error>(())
+/// ```
 pub fn checkpoint_pid(pid: Pid, options: &Options, callbacks: &mut Callbacks<'_>) -> Result<Saved> {
     let mut command = command()?;
     arguments(&mut command, pid, options);
@@ -131,7 +168,17 @@ pub fn checkpoint_pid(pid: Pid, options: &Options, callbacks: &mut Callbacks<'_>
 ///
 /// # Errors
 ///
-/// As [`checkpoint_pid`]; given up, nothing is left of the second instance.
+/// As [`checkpoint_pid`]; given up, nothing is left of the second instance. One that runs already stays, and is returned.
+///
+/// ```no_run
+/// use stillframe::inside::{restore, Callbacks, Options};
+///
+/// let begun = std::time::Instant::now();
+/// let mut patient = Callbacks { progress: Some(Box::new(move |_| begun.elapsed().as_secs() < 60)), ..Callbacks::default() };
+/// let pid = restore("job", &Options { arguments: vec!["--isolate".to_owned()], ..Options::default() }, &mut patient)?;
+/// println!("process {pid} goes on from the newest frame");
+/// # Ok::<(), stillframe::Error>(())
+/// ```
 pub fn restore(frame: &str, options: &Options, callbacks: &mut Callbacks<'_>) -> Result<Pid> {
     let mut command = command()?;
     command.args(["restore", frame, "--detach"]).args(&options.arguments);
@@ -170,16 +217,23 @@ fn run(mut command: Command, callbacks: &mut Callbacks<'_>) -> Result<String> {
     let (out, err) = (scratch()?, scratch()?);
     let share = |file: &fs::File| file.try_clone().context("cannot share a file");
     command.stdin(Stdio::null()).stdout(share(&out)?).stderr(share(&err)?);
+    if callbacks.progress.is_some() {
+        command.arg("--progress-json");
+    }
     let mut child = command.spawn().map_err(|e| Error::io(format!("cannot run {}", command.get_program().to_string_lossy()), e))?;
-    let begun = Instant::now();
+    let mut news = News { from: share(&err)?, at: 0, begun: Instant::now(), told: None, latest: Status::default() };
     let status = loop {
         match child.try_wait().context("cannot wait for the command")? {
             Some(status) => break status,
             None => std::thread::sleep(TICK),
         }
-        if callbacks.progress.as_mut().is_some_and(|call| !call(begun.elapsed())) {
-            end(&mut child);
-            return Err(Error::new(Kind::Cancelled, "it was given up"));
+        if callbacks.progress.as_mut().is_some_and(|call| !news.tell(call)) {
+            // A checkpoint or restore that is killed leaves nothing behind.
+            let _ = child.kill();
+            child.wait().context("cannot wait for the command")?;
+            let said = text(out)?;
+            // What it has reported is done.
+            return if said.ends_with('\n') { Ok(said) } else { Err(Error::new(Kind::Cancelled, "it was given up")) };
         }
     };
     match status.success() {
@@ -188,10 +242,37 @@ fn run(mut command: Command, callbacks: &mut Callbacks<'_>) -> Result<String> {
     }
 }
 
-/// A checkpoint or restore that is killed leaves nothing behind.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+/// What the command says of how far it is.
+struct News {
+    from: fs::File,
+    at: u64,
+    begun: Instant,
+    told: Option<Instant>,
+    latest: Status,
+}
+
+impl News {
+    /// Tells, if it is time; whether to go on.
+    fn tell(&mut self, call: &mut dyn FnMut(&Progress) -> bool) -> bool {
+        if self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return true;
+        }
+        self.told = Some(Instant::now());
+        self.read();
+        let Status { fed, expected, written, .. } = self.latest;
+        call(&Progress { done: fed, total: expected, written, elapsed: self.begun.elapsed() })
+    }
+
+    /// Reads on, up to the last line that is whole. The command writes at the file's own position, which is not ours.
+    fn read(&mut self) {
+        let mut bytes = [0; 16 << 10];
+        while let Ok(len) = self.from.read_at(&mut bytes, self.at) {
+            let Some(end) = bytes[..len].iter().rposition(|&byte| byte == b'\n') else { return };
+            let mut lines = bytes[..end].rsplit(|&byte| byte == b'\n');
+            self.latest = lines.find_map(|line| serde_json::from_slice(line).ok()).unwrap_or(self.latest);
+            self.at += end as u64 + 1;
+        }
+    }
 }
 
 fn scratch() -> Result<fs::File> {
@@ -205,7 +286,7 @@ fn text(mut file: fs::File) -> Result<String> {
 }
 
 fn last_line(text: &str, otherwise: &str) -> String {
-    text.lines().last().map_or(otherwise, |line| line.trim_start_matches("stillframe: ")).to_owned()
+    text.lines().rfind(|line| !line.starts_with('{')).map_or(otherwise, |line| line.trim_start_matches("stillframe: ")).to_owned()
 }
 
 /// What a process and its second instance do not have in common.

@@ -11,13 +11,26 @@ use super::ticket::Info;
 use super::Session;
 use crate::error::{Error, Kind, Result};
 use crate::image::Compression;
-use crate::store::default_dir;
+use crate::store::{default_dir, FrameRef};
 
 /// How the memory of a snapshot is frozen.
+///
+/// ```
+/// use stillframe::region::{Method, Session};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let session = Session::builder("job").store(dir.path()).method("fork".parse::<Method>()?).open()?;
+/// let _grid = session.alloc::<u8>("grid", 1000)?;
+/// let info = session.snapshot(&())?.info();
+/// println!("by {} ({})", info.method, info.why);
+/// # assert_eq!(info.method, "fork");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
-    /// Copies what little was written since the last snapshot, if the kernel can tell; else forks; else write-protects.
+    /// Copies what was written since the last snapshot, if the kernel can tell and if that is quicker than a fork, by what both
+    /// took so far; else forks. Where no fork is to be had it write-protects, and where that cannot be either it copies.
     #[default]
     Auto,
     /// A forked twin of the program holds the pages and runs no code.
@@ -44,6 +57,17 @@ impl FromStr for Method {
 }
 
 /// What happens when a snapshot is asked for while one is in flight. None of them waits.
+///
+/// ```
+/// use stillframe::region::{InFlight, Session};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let session = Session::builder("job").store(dir.path()).in_flight(InFlight::Skip).open()?;
+/// let (first, second) = (session.snapshot(&1)?, session.snapshot(&2)?);
+/// println!("the second one {}", if second.is_skipped() { "was not taken" } else { "found the first one stored" });
+/// # assert!(!first.is_skipped());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InFlight {
@@ -57,6 +81,21 @@ pub enum InFlight {
 }
 
 /// What a new session finds in its regions.
+///
+/// ```
+/// use stillframe::region::{Resume, Session};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let open = |resume| Session::builder("job").store(dir.path()).resume(resume).open();
+/// for step in [10, 20] {
+///     open(Resume::Newest)?.snapshot(&step)?; // stored when the session is dropped
+/// }
+/// assert_eq!(open(Resume::Newest)?.state::<i32>()?, Some(20));
+/// assert_eq!(open(Resume::Version(1))?.state::<i32>()?, Some(10));
+/// assert_eq!(open(Resume::Fresh)?.state::<i32>()?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Resume {
     /// The newest intact snapshot of the name, if there is one.
@@ -66,9 +105,22 @@ pub enum Resume {
     Fresh,
     /// The snapshot of this number.
     Version(u64),
+    /// A snapshot of another name in the same store: any number of programs can start from it, each with a name of its own,
+    /// and the one that wrote it may go on.
+    From(FrameRef),
 }
 
 /// How other threads of the program are kept from writing while memory is split off.
+///
+/// ```
+/// use stillframe::region::{Quiesce, Session};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let session = Session::builder("job").store(dir.path()).quiesce(Quiesce::Signal).open()?;
+/// let _grid = session.alloc::<u8>("grid", 1000)?;
+/// session.snapshot(&())?; // other threads may be anywhere
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quiesce {
@@ -97,7 +149,8 @@ pub(super) struct Callbacks {
 /// Settings of a session to be opened; made by [`Session::builder`].
 ///
 /// What the program does not set is taken from `STILLFRAME_STORE`, `STILLFRAME_METHOD`, `STILLFRAME_COMPRESS`,
-/// `STILLFRAME_EVERY`, `STILLFRAME_KEEP` and `STILLFRAME_TIME_LIMIT` (times in seconds), if they are there.
+/// `STILLFRAME_EVERY`, `STILLFRAME_KEEP`, `STILLFRAME_TIME_LIMIT` (times in seconds), `STILLFRAME_EXIT_ON` and
+/// `STILLFRAME_SNAPSHOT_ON`, if they are there.
 ///
 /// ```
 /// use std::time::Duration;
@@ -110,6 +163,7 @@ pub(super) struct Callbacks {
 ///     .keep(3)
 ///     .in_flight(InFlight::Skip)
 ///     .time_limit(Duration::from_secs(23 * 3600))
+///     .exit_on("TERM, USR1") // what the batch system sends before it kills
 ///     .label("experiment", "a12")
 ///     .on_progress(|info| println!("{:?} after {} bytes", info.level, info.file_bytes))
 ///     .open()?;
@@ -125,6 +179,8 @@ pub struct Builder {
     pub(super) every: Option<Duration>,
     pub(super) keep: Option<usize>,
     pub(super) time_limit: Option<Duration>,
+    pub(super) exit_on: Option<String>,
+    pub(super) snapshot_on: Option<String>,
     pub(super) in_flight: InFlight,
     pub(super) resume: Resume,
     pub(super) quiesce: Quiesce,
@@ -147,6 +203,8 @@ impl Builder {
             every: None,
             keep: None,
             time_limit: None,
+            exit_on: None,
+            snapshot_on: None,
             in_flight: InFlight::default(),
             resume: Resume::default(),
             quiesce: Quiesce::default(),
@@ -196,6 +254,20 @@ impl Builder {
         self
     }
 
+    /// Signals, by name and separated by commas (`TERM`, `INT`, `HUP`, `USR1`, `USR2`, `XCPU`), after which
+    /// [`Session::should_exit`] says yes instead of what they do else. The program must have no handlers of its own for them.
+    /// When the session ends, they do again what they did before. Default: none.
+    pub fn exit_on(mut self, signals: &str) -> Builder {
+        self.exit_on = Some(signals.to_owned());
+        self
+    }
+
+    /// Signals, as above, each of which makes a snapshot due ([`Session::due`]). Default: none.
+    pub fn snapshot_on(mut self, signals: &str) -> Builder {
+        self.snapshot_on = Some(signals.to_owned());
+        self
+    }
+
     /// What happens when a snapshot is asked for while one is in flight. Default: it is refused.
     pub fn in_flight(mut self, policy: InFlight) -> Builder {
         self.in_flight = policy;
@@ -222,7 +294,7 @@ impl Builder {
     }
 
     /// The most memory for copies set aside, in bytes; at least one block. Default: 256 MiB. With `write-protect`, a thread
-    /// that would exceed it waits until the store has taken some.
+    /// that would exceed it waits until the store has taken some. Memory of copies is kept for the next ones.
     pub fn memory_limit(mut self, bytes: u64) -> Builder {
         self.memory_limit = bytes;
         self
@@ -253,6 +325,7 @@ impl Builder {
     }
 
     /// Called before memory is split off, on the thread that asked for the snapshot: take locks, flush. An error calls it off.
+    /// It must not take a snapshot itself, nor add or drop regions.
     pub fn on_quiesce(mut self, call: impl Fn() -> std::result::Result<(), String> + Send + Sync + 'static) -> Builder {
         self.callbacks.quiesce = Some(Box::new(call));
         self
@@ -314,6 +387,8 @@ impl Builder {
         };
         seconds(&mut self.every, "STILLFRAME_EVERY")?;
         seconds(&mut self.time_limit, "STILLFRAME_TIME_LIMIT")?;
+        read("STILLFRAME_EXIT_ON", &mut self.exit_on, variable("STILLFRAME_EXIT_ON"))?;
+        read("STILLFRAME_SNAPSHOT_ON", &mut self.snapshot_on, variable("STILLFRAME_SNAPSHOT_ON"))?;
         read("STILLFRAME_METHOD", &mut self.method, variable("STILLFRAME_METHOD"))?;
         read("STILLFRAME_COMPRESS", &mut self.compression, variable("STILLFRAME_COMPRESS"))?;
         read("STILLFRAME_KEEP", &mut self.keep, variable("STILLFRAME_KEEP"))

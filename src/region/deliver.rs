@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::builder::Builder;
-use super::freeze::{Base, Frozen, InPlace, Pages, Part};
+use super::freeze::{Base, Frozen, Part};
+use super::pages::{InPlace, Pages};
 use super::porter::answer;
-use super::ticket::{Info, Level, Progress};
-use crate::error::{Context, Error, Kind, Result};
+use super::ticket::{Check, Info, Level, Progress};
+use crate::error::{Error, Kind, Result};
 use crate::image::{Compression, FrameWriter, Header};
 use crate::proc;
 use crate::record::{self, Program, Record};
@@ -32,7 +33,9 @@ pub(super) enum Job {
     /// Store a snapshot.
     Shot(Box<Shot>),
     /// Read one back.
-    Verify(Arc<Progress>),
+    Verify(Check),
+    /// Say when all that was asked for before is done.
+    Pass(Sender<()>),
     /// Nothing more comes.
     End,
 }
@@ -92,7 +95,9 @@ pub(super) fn serve(shared: &Shared, jobs: &Receiver<Job>) {
                     progress.fail(e);
                 }
             }
-            Job::Verify(progress) => {
+            Job::Pass(done) => drop(done),
+            Job::Verify(check) => {
+                let Some(progress) = check.take() else { continue };
                 if let Err(e) = guarded(|| verify(shared, &progress)) {
                     progress.fail(e);
                 }
@@ -245,7 +250,8 @@ fn present(pages: &Pages, part: &Part) -> Result<Vec<(u64, u64)>> {
         return Ok(part.stored.clone());
     }
     let path = proc::path(twin.pid(), "pagemap");
-    let pagemap = File::open(&path).at("open", &path)?;
+    // It may not be ours to look at, as its memory is not.
+    let Ok(pagemap) = File::open(&path) else { return Ok(part.stored.clone()) };
     let (first, last) = part.area.pages();
     let there = category::PRESENT | category::SWAPPED;
     // A kernel without this call makes us look at every page.

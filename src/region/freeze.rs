@@ -2,19 +2,18 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::builder::{Builder, Method, Quiesce};
-use super::guard::{Guard, Guarded};
+use super::guard::Guard;
 use super::memory::Area;
+use super::pages::{Copies, InPlace, Pages, Shelf, Stretch};
 use super::track::Tracker;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::FrameId;
 use crate::store::FrameRef;
-use crate::sys::memory::Owned;
-use crate::sys::process_vm;
 use crate::sys::quiesce::{self, Unstoppable};
 use crate::sys::twin::Twin;
-use crate::sys::PAGE;
 
 /// What of one region goes into a snapshot.
 #[derive(Debug)]
@@ -40,107 +39,6 @@ pub(super) struct Base {
     pub depth: u32,
 }
 
-/// Who holds the pages until they are stored.
-#[derive(Debug)]
-pub(super) enum Pages {
-    Twin(Twin),
-    Copies(Copies),
-    /// Where they are, and the ends of foreign memory beside them.
-    Guarded(InPlace),
-}
-
-/// Write-protected blocks of a snapshot; when it goes, all that was not read is given up.
-#[derive(Debug)]
-pub(super) struct InPlace {
-    pub guarded: Arc<Guarded>,
-    pub ends: Copies,
-}
-
-impl Drop for InPlace {
-    fn drop(&mut self) {
-        if self.guarded.is_busy() {
-            self.guarded.abandon();
-        }
-    }
-}
-
-/// Pages copied in the pause: addresses, lengths and places in `memory`, in ascending order of addresses.
-#[derive(Debug)]
-pub(super) struct Copies {
-    memory: Owned,
-    entries: Vec<(u64, u64, u64)>,
-}
-
-impl Pages {
-    /// Fills `buf` from `address` on, as of the instant.
-    pub fn read(&self, address: u64, buf: &mut [u8]) -> Result<()> {
-        match self {
-            Pages::Twin(twin) => match twin.read(address, buf) {
-                Ok(len) if len == buf.len() => Ok(()),
-                Ok(len) => Err(Error::refused(format!("the page at {:#x} was left out by the fork (MADV_DONTFORK); do not register it", address + len as u64))),
-                Err(e) => Err(Error::io("cannot read the pages that the twin holds", e)),
-            },
-            Pages::Copies(copies) => copies.read(address, buf),
-            Pages::Guarded(held) => held.ends.read(address, buf),
-        }
-    }
-
-    /// What lies in [`start`, `end`) is stored: whole pages of it need not be held.
-    pub fn release(&self, start: u64, end: u64) {
-        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-        match self {
-            Pages::Twin(twin) if first < last => twin.release(first, last - first),
-            _ => {}
-        }
-    }
-}
-
-impl Copies {
-    /// Copies stretches of memory (address, length).
-    fn take(stretches: &[(u64, u64)]) -> Result<Copies> {
-        let total = stretches.iter().map(|(_, len)| len).sum();
-        let mut memory = Owned::new(total).context(format!("no memory for copies of {total} bytes"))?;
-        let mut entries = Vec::new();
-        let mut at = 0;
-        for &(address, len) in stretches {
-            own(address, &mut memory[at as usize..(at + len) as usize])?;
-            entries.push((address, len, at));
-            at += len;
-        }
-        entries.sort_unstable();
-        Ok(Copies { memory, entries })
-    }
-
-    /// The stretches, by address.
-    pub fn each(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.entries.iter().map(|&(address, len, at)| (address, &self.memory[at as usize..(at + len) as usize]))
-    }
-
-    fn read(&self, address: u64, buf: &mut [u8]) -> Result<()> {
-        let next = self.entries.partition_point(|entry| entry.0 <= address);
-        let found = next.checked_sub(1).map(|entry| self.entries[entry]).filter(|(start, len, _)| address + buf.len() as u64 <= start + len);
-        let (start, _, at) = found.ok_or_else(|| Error::new(Kind::Usage, format!("nothing was copied from {address:#x}")))?;
-        let at = (at + address - start) as usize;
-        buf.copy_from_slice(&self.memory[at..at + buf.len()]);
-        Ok(())
-    }
-}
-
-/// Reads our own memory by a system call, which other threads may be writing to.
-pub(super) fn own(address: u64, buf: &mut [u8]) -> Result<()> {
-    let mut done = 0;
-    while done < buf.len() {
-        let at = address + done as u64;
-        let len = (buf.len() - done).min(1 << 30);
-        let read = process_vm::read(std::process::id() as i32, &[(at, len)], &mut buf[done..done + len]);
-        match read.context(format!("cannot read the region's memory at {at:#x}"))? {
-            0 => return Err(Error::refused(format!("the region's memory at {at:#x} is gone; remove a region before its memory"))),
-            len => done += len,
-        }
-    }
-    Ok(())
-}
-
 /// What came of an instant.
 #[derive(Debug)]
 pub(super) struct Frozen {
@@ -153,48 +51,64 @@ pub(super) struct Frozen {
 }
 
 /// Freezes, one snapshot after the other.
-#[derive(Debug)]
 pub(super) struct Freezer {
+    settings: Arc<Builder>,
     method: Method,
-    quiesce: Quiesce,
-    memory_limit: u64,
-    block_size: u64,
-    increments: u32,
     /// At whose end a twin ends: we.
     ourselves: OwnedFd,
     tracker: Option<Tracker>,
     guard: Option<Guard>,
     /// Why writes are not tracked.
     untracked: Option<String>,
+    shelf: Arc<Shelf>,
+    costs: Costs,
     /// Number of the snapshot since whose instant writes are known.
     since: u64,
     /// Snapshots so far.
     pub count: u64,
 }
 
+/// Who holds the pages, and why he; or that a fork should but cannot.
+enum Holder {
+    Found(Pages, &'static str, String),
+    NoFork(Error),
+}
+
 impl Freezer {
-    pub fn new(settings: &Builder, ourselves: OwnedFd) -> Result<Freezer> {
-        let method = settings.method.unwrap_or_default();
-        let (tracker, untracked) = match settings.increments {
+    pub fn new(settings: &Arc<Builder>, ourselves: OwnedFd) -> Result<Freezer> {
+        let asked = settings.method.unwrap_or_default();
+        if settings.quiesce == Quiesce::Signal {
+            if !matches!(asked, Method::Auto | Method::Fork) {
+                return Err(Error::new(Kind::Usage, "threads that a signal stops can be frozen by a fork only; use Method::Fork, or safe points"));
+            }
+            quiesce::install().context("no real-time signal is free to stop threads with")?;
+        }
+        // No other method may take the place of a fork then.
+        let method = if settings.quiesce == Quiesce::Signal { Method::Fork } else { asked };
+        let shelf = Shelf::new(settings.memory_limit);
+        let mut freezer = Freezer { settings: settings.clone(), method, ourselves, tracker: None, guard: None, untracked: None, shelf, costs: Costs::default(), since: 0, count: 0 };
+        freezer.watch();
+        Ok(freezer)
+    }
+
+    /// Begins to track writes, where that can be.
+    pub fn watch(&mut self) {
+        (self.tracker, self.untracked) = match self.settings.increments {
             // One userfaultfd a mapping: the guard knows what was written by itself.
-            _ if method == Method::WriteProtect => (None, None),
+            _ if self.method == Method::WriteProtect => (None, None),
             // Whoever stands still may hold the allocator's lock: then a fork is all that can be done.
-            _ if settings.quiesce == Quiesce::Signal => (None, Some("threads are stopped by a signal".to_owned())),
+            _ if self.settings.quiesce == Quiesce::Signal => (None, Some("threads are stopped by a signal".to_owned())),
             0 => (None, Some("increments are switched off".to_owned())),
             _ => match Tracker::new() {
                 Ok(tracker) => (Some(tracker), None),
                 Err(e) => (None, Some(e.to_string())),
             },
         };
-        if settings.quiesce == Quiesce::Signal {
-            if !matches!(method, Method::Auto | Method::Fork) {
-                return Err(Error::new(Kind::Usage, "threads that a signal stops can be frozen by a fork only; use Method::Fork, or safe points"));
-            }
-            quiesce::install().context("no real-time signal is free to stop threads with")?;
-        }
-        // No other method may take the place of a fork then.
-        let method = if settings.quiesce == Quiesce::Signal { Method::Fork } else { method };
-        Ok(Freezer { method, quiesce: settings.quiesce, memory_limit: settings.memory_limit, block_size: settings.block_size, increments: settings.increments, ourselves, tracker, guard: None, untracked, since: 0, count: 0 })
+    }
+
+    /// Lets go of everything that the kernel does for us; the next snapshot holds all. None may be in flight.
+    pub fn unwatch(&mut self) {
+        (self.tracker, self.guard, self.since) = (None, None, 0);
     }
 
     pub fn forget(&mut self, area: &Area) {
@@ -209,44 +123,52 @@ impl Freezer {
     /// Freezes `areas` at once. `base` is the newest snapshot that is safe in the store.
     pub fn freeze(&mut self, areas: Vec<Area>, base: Option<Base>) -> Result<Frozen> {
         self.count += 1;
-        let base = base.filter(|base| base.number == self.since && base.depth < self.increments);
+        let base = base.filter(|base| base.number == self.since && base.depth < self.settings.increments);
         // Whatever fails from here on must make the next snapshot a full one.
         self.since = 0;
         if self.method == Method::WriteProtect {
             return self.protect(areas, base, "asked for".to_owned());
         }
-        let (parts, base) = self.plan(areas, base)?;
-        let frozen = match self.hold(&parts, base.is_some())? {
-            Ok((pages, method, why)) => Frozen { copied: if method == "copy" { stored(&parts) } else { 0 }, pages, parts, base, method, why },
-            Err(no_fork) => {
-                // From now on: what refuses one fork refuses the next, and a mapping has but one userfaultfd.
-                (self.tracker, self.method) = (None, Method::WriteProtect);
-                return self.protect(parts.into_iter().map(|part| part.area).collect(), None, format!("no fork: {no_fork}"));
-            }
+        let (mut parts, base) = self.plan(areas, base)?;
+        let (pages, method, why) = match self.hold(&parts, base.is_some())? {
+            Holder::Found(pages, method, why) => (pages, method, why),
+            Holder::NoFork(no_fork) => match Guard::new(self.settings.block_size, self.settings.memory_limit) {
+                Ok(guard) => {
+                    // From now on: what refuses one fork refuses the next, and a mapping has but one userfaultfd.
+                    (self.tracker, self.method, self.guard) = (None, Method::WriteProtect, Some(guard));
+                    return self.protect(parts.into_iter().map(|part| part.area).collect(), None, format!("no fork: {no_fork}"));
+                }
+                Err(no_guard) => self.copy(&parts, format!("no fork: {no_fork}; no write protection: {no_guard}"))?,
+            },
         };
+        // A region that is dropped need not stay mapped until the snapshot is stored.
+        parts.iter_mut().for_each(|part| part.area.view = None);
         self.since = self.count;
-        Ok(frozen)
+        Ok(Frozen { copied: if method == "copy" { stored(&parts) } else { 0 }, pages, parts, base, method, why })
     }
 
     /// The write-protect method. While a snapshot of the kind is in flight, a fork holds the next one.
     fn protect(&mut self, areas: Vec<Area>, base: Option<Base>, why: String) -> Result<Frozen> {
         if self.guard.as_ref().is_some_and(|guard| guard.guarded.is_busy()) {
-            let (parts, _) = self.plan(areas, None)?;
+            let (mut parts, _) = self.plan(areas, None)?;
+            parts.iter_mut().for_each(|part| part.area.view = None);
             return Ok(Frozen { pages: Pages::Twin(self.split()?), parts, base: None, method: "fork", why: "the write-protected snapshot before is in flight".to_owned(), copied: 0 });
         }
         let guard = match self.guard.take() {
             Some(guard) => guard,
-            None => Guard::new(self.block_size, self.memory_limit)?,
+            None => Guard::new(self.settings.block_size, self.settings.memory_limit)?,
         };
         let armed = guard.guarded.arm(&areas.iter().collect::<Vec<_>>(), base.is_some());
         let guarded = self.guard.insert(guard).guarded.clone();
-        let parts = parts(areas, armed?.into_iter().map(Some).collect(), base.as_ref());
+        let mut parts = parts(areas, armed?.into_iter().map(Some).collect(), base.as_ref());
         let base = base.filter(|_| parts.iter().any(|part| part.below.is_some()));
-        let ends: Vec<(u64, u64)> = parts.iter().flat_map(ends).collect();
-        let copied = ends.iter().map(|(_, len)| len).sum();
+        let ends: Vec<Stretch<'_>> = parts.iter().flat_map(ends).collect();
+        let copied = ends.iter().map(|(_, len, _)| len).sum();
         // Made first: if the ends cannot be read, the blocks are let go with it.
-        let mut held = InPlace { guarded, ends: Copies::take(&[])? };
-        held.ends = Copies::take(&ends)?;
+        let mut held = InPlace { guarded, ends: Copies::take(&[], &self.shelf)? };
+        held.ends = Copies::take(&ends, &self.shelf)?;
+        drop(ends);
+        parts.iter_mut().for_each(|part| part.area.view = None);
         self.since = self.count;
         Ok(Frozen { pages: Pages::Guarded(held), parts, base, method: "write-protect", why, copied })
     }
@@ -268,39 +190,104 @@ impl Freezer {
         Ok((parts, base.filter(|_| upon)))
     }
 
-    /// Holds what is to be stored; the inner error says why there is no fork, where write protection may still do.
-    fn hold(&self, parts: &[Part], increment: bool) -> Result<Result<(Pages, &'static str, String)>> {
+    fn hold(&mut self, parts: &[Part], increment: bool) -> Result<Holder> {
         let wanted = stored(parts);
-        let mib = wanted >> 20;
-        let copy = |why: String| {
-            let stretches: Vec<(u64, u64)> = parts.iter().flat_map(|part| part.stored.iter().map(|(start, end)| (part.area.address + start, end - start))).collect();
-            Ok(Ok((Pages::Copies(Copies::take(&stretches)?), "copy", why)))
-        };
-        match self.method {
-            Method::Copy if wanted > self.memory_limit => Err(Error::refused(format!("copies of {mib} MiB exceed the memory limit of {} MiB; raise it or use fork", self.memory_limit >> 20))),
-            Method::Copy => copy("asked for".to_owned()),
-            Method::Auto if increment && wanted <= self.memory_limit.min(whole(parts) / 8) => copy(format!("{mib} MiB changed, which is less work to copy than page tables are to a fork")),
-            Method::Auto => match self.split() {
-                Ok(twin) => Ok(Ok((Pages::Twin(twin), "fork", self.untracked.clone().map_or_else(|| format!("{mib} MiB to store"), |why| format!("writes are not tracked: {why}"))))),
-                Err(e) => Ok(Err(e)),
-            },
-            _ => Ok(Ok((Pages::Twin(self.split()?), "fork", "asked for".to_owned()))),
+        if self.method == Method::Copy {
+            let (pages, method, why) = self.copy(parts, "asked for".to_owned())?;
+            return Ok(Holder::Found(pages, method, why));
         }
+        let cheaper = increment && self.method == Method::Auto && wanted <= self.shelf.room();
+        if let Some(why) = self.costs.favour_copy(wanted).filter(|_| cheaper) {
+            let (pages, method, why) = self.copy(parts, why)?;
+            return Ok(Holder::Found(pages, method, why));
+        }
+        let auto = self.method == Method::Auto;
+        let why = match &self.untracked {
+            _ if !auto => "asked for".to_owned(),
+            Some(why) => format!("writes are not tracked: {why}"),
+            None => format!("{} MiB to store", wanted >> 20),
+        };
+        let begun = Instant::now();
+        match self.split() {
+            Ok(twin) => {
+                self.costs.forked(begun.elapsed());
+                Ok(Holder::Found(Pages::Twin(twin), "fork", why))
+            }
+            Err(e) if auto => Ok(Holder::NoFork(e)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn copy(&mut self, parts: &[Part], why: String) -> Result<(Pages, &'static str, String)> {
+        let (wanted, room) = (stored(parts), self.shelf.room());
+        if wanted > room {
+            return Err(Error::refused(format!("copies of {} MiB exceed the memory limit, of which {} MiB are left; raise it, or use fork ({why})", wanted.div_ceil(1 << 20), room >> 20)));
+        }
+        let stretches: Vec<Stretch<'_>> = parts.iter().flat_map(|part| part.stored.iter().map(|(start, end)| (part.area.address + start, end - start, part.area.view.as_ref()))).collect();
+        let begun = Instant::now();
+        let copies = Copies::take(&stretches, &self.shelf)?;
+        self.costs.copied(wanted, begun.elapsed());
+        Ok((Pages::Copies(copies), "copy", why))
     }
 
     fn split(&self) -> Result<Twin> {
         let fork = || Twin::split(self.ourselves.as_fd());
-        let twin = match self.quiesce {
+        let twin = match self.settings.quiesce {
             Quiesce::SafePoint => fork(),
             Quiesce::Signal => quiesce::while_stopped(fork).map_err(unstoppable)?,
         };
         let twin = twin.context("cannot fork")?;
-        // Whether it may be read is better known now than when the program has changed everything.
+        // Whether it can be read is better known now than when the program has changed everything.
         let mut probe = [0u8; 1];
         match twin.read(PROBE.as_ptr() as u64, &mut probe) {
             Ok(1) if probe == PROBE => Ok(twin),
-            Err(e) => Err(Error::io("a twin of this program cannot be read (prctl PR_SET_DUMPABLE 1, or kernel.yama.ptrace_scope below 2)", e)),
-            Ok(_) => Err(Error::refused("a twin of this program does not hold its memory")),
+            Err(e) => Err(Error::io("a twin of this program cannot be read", e)),
+            Ok(_) => Err(Error::refused("a twin of this program does not hold its memory, or was killed at once")),
+        }
+    }
+}
+
+/// What freezing has cost so far, by which the next method is picked.
+#[derive(Debug)]
+struct Costs {
+    /// Of a fork, in nanoseconds; none so far.
+    fork: Option<f64>,
+    /// Of a copied byte, in nanoseconds.
+    byte: f64,
+}
+
+/// At 5 GB/s: what is hoped for before it is known, so that it is tried.
+const BYTE: f64 = 0.2;
+
+impl Default for Costs {
+    fn default() -> Costs {
+        Costs { fork: None, byte: BYTE }
+    }
+}
+
+impl Costs {
+    /// Why `bytes` are better copied, if they are.
+    fn favour_copy(&self, bytes: u64) -> Option<String> {
+        let copy = bytes as f64 * self.byte;
+        let millis = |nanos: f64| format!("{:.1} ms", nanos / 1e6);
+        match self.fork {
+            None => Some(format!("{} MiB changed", bytes >> 20)),
+            Some(fork) if copy <= fork => Some(format!("{} MiB changed, to copy which takes {}, and a fork {}", bytes >> 20, millis(copy), millis(fork))),
+            Some(_) => None,
+        }
+    }
+
+    fn forked(&mut self, took: Duration) {
+        let took = took.as_nanos() as f64;
+        self.fork = Some(self.fork.map_or(took, |fork| (fork + took) / 2.0));
+        // One bad copy must not rule out all others.
+        self.byte = 0.9 * self.byte + 0.1 * BYTE;
+    }
+
+    fn copied(&mut self, bytes: u64, took: Duration) {
+        // What is over in no time says little about a byte.
+        if bytes >= 1 << 20 {
+            self.byte = (self.byte + took.as_nanos() as f64 / bytes as f64) / 2.0;
         }
     }
 }
@@ -330,22 +317,18 @@ fn parts(areas: Vec<Area>, changes: Vec<Changes>, base: Option<&Base>) -> Vec<Pa
     areas.into_iter().zip(changes).enumerate().map(part).collect()
 }
 
-/// The ends of foreign memory (address, length) in pages that are not protected.
-fn ends(part: &Part) -> Vec<(u64, u64)> {
+/// The ends of foreign memory in pages that are not protected.
+fn ends(part: &Part) -> Vec<Stretch<'_>> {
     let (area, (first, last)) = (&part.area, part.area.pages());
     let end = area.address + area.len;
     match first < last {
-        true => [(area.address, first.min(end)), (last.min(end), end)].into_iter().filter(|(from, to)| from < to).map(|(from, to)| (from, to - from)).collect(),
-        false => vec![(area.address, area.len)],
+        true => [(area.address, first.min(end)), (last.min(end), end)].into_iter().filter(|(from, to)| from < to).map(|(from, to)| (from, to - from, None)).collect(),
+        false => vec![(area.address, area.len, None)],
     }
 }
 
 fn stored(parts: &[Part]) -> u64 {
     parts.iter().flat_map(|part| &part.stored).map(|(start, end)| end - start).sum()
-}
-
-fn whole(parts: &[Part]) -> u64 {
-    parts.iter().map(|part| part.area.len).sum()
 }
 
 /// Offsets of what may have changed: written pages, and the ends of foreign memory in pages that are watched by nobody.
@@ -362,10 +345,24 @@ fn changed(area: &Area, written: &[(u64, u64)]) -> Vec<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::PAGE;
+
+    #[test]
+    fn the_cheaper_of_copy_and_fork_is_picked_by_what_they_took() {
+        let mut costs = Costs::default();
+        assert!(costs.favour_copy(1 << 40).is_some());
+        costs.forked(Duration::from_millis(10));
+        assert!(costs.favour_copy(49_000_000).is_some() && costs.favour_copy(51_000_000).is_none());
+        // Half as fast as hoped for: 0.3 ns a byte from now on.
+        costs.copied(100_000_000, Duration::from_millis(40));
+        assert!(costs.favour_copy(33_000_000).is_some() && costs.favour_copy(34_000_000).is_none());
+        (0..50).for_each(|_| costs.forked(Duration::from_millis(10)));
+        assert!(costs.favour_copy(49_000_000).is_some());
+    }
 
     #[test]
     fn the_ends_of_foreign_memory_always_count_as_changed() {
-        let area = Area { id: 1, name: "a".to_owned(), address: 0x10_0010, len: 3 * PAGE, excluded: Vec::new(), owned: false };
+        let area = Area { id: 1, name: "a".to_owned(), address: 0x10_0010, len: 3 * PAGE, excluded: Vec::new(), owned: false, view: None };
         assert_eq!(changed(&area, &[(0x10_2000, 0x10_3000)]), [(0, 0xff0), (0x1ff0, 0x2ff0), (0x2ff0, 0x3000)]);
         let owned = Area { address: 0x10_0000, len: PAGE + 5, owned: true, ..area.clone() };
         assert_eq!(changed(&owned, &[(0x10_1000, 0x10_2000)]), [(PAGE, PAGE + 5)]);

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use super::session::Inner;
 use crate::error::{Error, Kind, Result};
 use crate::proc::{self, maps};
-use crate::sys::memory::Owned;
+use crate::sys::memory::{Owned, View};
 use crate::sys::PAGE;
 
 /// What a session knows of one region.
@@ -25,6 +25,8 @@ pub(super) struct Area {
     pub excluded: Vec<(u64, u64)>,
     /// Mapped by us: whole pages, and a page that is not there is zero.
     pub owned: bool,
+    /// A way to look into it without asking the kernel.
+    pub view: Option<View>,
 }
 
 impl Area {
@@ -227,7 +229,7 @@ mod tests {
     use super::*;
 
     fn area() -> Area {
-        Area { id: 1, name: "a".to_owned(), address: 0x10_0010, len: 3 * PAGE, excluded: Vec::new(), owned: false }
+        Area { id: 1, name: "a".to_owned(), address: 0x10_0010, len: 3 * PAGE, excluded: Vec::new(), owned: false, view: None }
     }
 
     #[test]

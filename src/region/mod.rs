@@ -23,9 +23,11 @@
 
 mod builder;
 mod deliver;
+mod door;
 mod freeze;
 mod guard;
 mod memory;
+mod pages;
 mod porter;
 mod session;
 mod snapshot;
@@ -37,6 +39,7 @@ pub use bytemuck;
 pub use crate::image::Compression;
 pub use crate::store::FrameRef;
 pub use crate::sys::memory::Foreign;
+pub(crate) use door::Aside;
 pub use builder::{Builder, InFlight, Method, Quiesce, Resume};
 pub use memory::Region;
 pub use session::Session;

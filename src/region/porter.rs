@@ -77,6 +77,7 @@ impl Porter {
     pub fn new(requests: Arc<Requests>) -> Result<Porter> {
         let socket = format!("stillframe-{}", FrameId::generate());
         let listener = UnixListener::bind_addr(&request::address(&socket)?).context("cannot listen for requests")?;
+        requests.closed.store(false, Ordering::Release);
         let heard = requests.clone();
         let thread = silent_thread("stillframe-door", move || serve(&listener, &heard))?;
         Ok(Porter { socket, requests, thread: Some(thread) })

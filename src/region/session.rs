@@ -10,23 +10,22 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytemuck::Pod;
-use crossbeam_channel::{unbounded, Sender};
+use crossbeam_channel::{bounded, unbounded, Sender};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use super::builder::{Builder, InFlight, Resume};
 use super::deliver::{self, Job, Shared, Shot};
+use super::door::{self, ourselves, Door};
 use super::freeze::Freezer;
 use super::memory::{check, check_foreign, Area, Region, Table};
-use super::porter::{Porter, Requests};
+use super::porter::Requests;
 use super::snapshot::{self, Snapshot, Version};
 use super::ticket::{Progress, Ticket};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proc;
-use crate::record::Program;
-use crate::request::Holder;
-use crate::store::{DirStore, FrameRef, Hold, Store};
+use crate::store::{DirStore, FrameRef, Store};
 use crate::sys::memory::{Foreign, Owned};
+use crate::sys::tally::{self, Tally};
 use crate::sys::{pidfd, twin};
 
 /// Named regions of this program, and their snapshots in a store.
@@ -50,11 +49,17 @@ use crate::sys::{pidfd, twin};
 ///
 /// It can be shared between threads; one snapshot is split off at a time. When it is dropped, snapshots in flight are still
 /// stored (cancel them to be quicker), and the name is free for others.
+///
+/// A child made by `fork` must not use its parent's session, and is refused. While
+/// [`checkpoint_self`](crate::inside::checkpoint_self) takes a frame of the whole program, sessions stand aside: what is in
+/// flight is stored first, and then the original has its name and its regions as before. So has a second instance, but the
+/// name only when the original is gone; until then its snapshots fail with [`Kind::Held`]. (So would those of the original, if
+/// somebody else took the name in that time.)
 pub struct Session {
     pub(super) inner: Arc<Inner>,
     worker: Option<JoinHandle<()>>,
-    porter: Option<Porter>,
-    hold: Option<Hold>,
+    exit_on: Vec<Tally>,
+    snapshot_on: Vec<Tally>,
 }
 
 /// What regions keep alive after their session.
@@ -62,16 +67,47 @@ pub(super) struct Inner {
     pub settings: Arc<Builder>,
     pub table: Table,
     pub shared: Arc<Shared>,
+    pub door: Door,
+    pub requests: Arc<Requests>,
     jobs: Sender<Job>,
     freezer: Mutex<Freezer>,
     last: Mutex<Instant>,
     opened: Instant,
     resumed: Option<Snapshot>,
-    requests: Arc<Requests>,
+    /// Whose session it is.
+    pid: u32,
 }
 
 impl Inner {
+    /// No in a child made by fork, which has none of our threads.
+    pub fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    fn check_ours(&self) -> Result<()> {
+        match self.is_ours() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Usage, format!("session {} belongs to process {}, of which this is a child; open one of its own", self.settings.name, self.pid))),
+        }
+    }
+
+    pub fn open_door(&self) -> Result<()> {
+        self.door.open(&self.shared.store, &self.settings.name, &self.requests)
+    }
+
+    /// Waits until the transfer thread has done all that it was asked for.
+    pub fn drain(&self) {
+        let (done, all_done) = bounded(0);
+        if self.jobs.send(Job::Pass(done)).is_ok() {
+            let _ = all_done.recv();
+        }
+    }
+
     pub fn forget(&self, id: u64) {
+        // A child's memory is no region, and its parent's is none of its business.
+        if !self.is_ours() {
+            return;
+        }
         let mut freezer = self.freezer();
         if let Some(area) = self.table.list().iter().find(|area| area.id == id) {
             freezer.forget(area);
@@ -79,7 +115,7 @@ impl Inner {
         self.table.remove(id);
     }
 
-    fn freezer(&self) -> MutexGuard<'_, Freezer> {
+    pub fn freezer(&self) -> MutexGuard<'_, Freezer> {
         self.freezer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,17 +134,16 @@ impl Session {
 
     pub(super) fn open(settings: Arc<Builder>, root: PathBuf) -> Result<Session> {
         let store = DirStore::new(root);
-        let program = ourselves()?;
-        let requests = Arc::new(Requests::default());
-        let porter = Porter::new(requests.clone())?;
-        let who = format!("process {} ({}) on {}", program.pid, program.command, program.hostname);
-        let holder = Holder { who, hostname: program.hostname.clone(), socket: porter.socket.clone() };
-        let hold = store.hold(&settings.name, &holder.to_line())?;
+        let (exit_on, snapshot_on) = (tallies(settings.exit_on.as_deref())?, tallies(settings.snapshot_on.as_deref())?);
+        let (door, requests) = (Door::default(), Arc::new(Requests::default()));
+        door.open(&store, &settings.name, &requests)?;
         let resumed = match &settings.resume {
             Resume::Fresh => None,
             Resume::Newest => snapshot::newest(&store, &settings.name)?,
             Resume::Version(number) => Some(Snapshot::of(&store, &FrameRef::new(&settings.name, *number)?)?),
+            Resume::From(frame) => Some(Snapshot::of(&store, frame)?),
         };
+        let program = ourselves()?;
         let handle: OwnedFd = pidfd::open(program.pid).context("cannot make a descriptor of this process")?;
         let freezer = Mutex::new(Freezer::new(&settings, handle)?);
         let shared = Arc::new(Shared { store, settings: settings.clone(), program, in_flight: AtomicUsize::new(0), base: Mutex::new(None), failure: Mutex::new(None) });
@@ -118,8 +153,9 @@ impl Session {
             silent_thread("stillframe", move || deliver::serve(&shared, &orders))?
         };
         let now = Instant::now();
-        let inner = Inner { settings, table: Table::default(), shared, jobs, freezer, last: Mutex::new(now), opened: now, resumed, requests };
-        let session = Session { inner: Arc::new(inner), worker: Some(worker), porter: Some(porter), hold: Some(hold) };
+        let inner = Arc::new(Inner { settings, table: Table::default(), shared, door, requests, jobs, freezer, last: Mutex::new(now), opened: now, resumed, pid: std::process::id() });
+        door::enter(&inner);
+        let session = Session { inner, worker: Some(worker), exit_on, snapshot_on };
         if let (Some(call), Some(snapshot)) = (&session.inner.settings.callbacks.restored, &session.inner.resumed) {
             call(snapshot);
         }
@@ -149,6 +185,7 @@ impl Session {
     pub fn alloc<T: Pod>(&self, name: &str, count: usize) -> Result<Region<T>> {
         let len = (std::mem::size_of::<T>() as u64).saturating_mul(count as u64);
         check(name, len)?;
+        self.inner.check_ours()?;
         let content = self.inner.content(name);
         if let Some((snapshot, area)) = content.as_ref().filter(|(_, area)| area.len != len) {
             return Err(Error::new(Kind::Usage, format!("region '{name}' has {} bytes in {}, not {len}; ask for as many, or open the session with Resume::Fresh", area.len, snapshot.frame())));
@@ -160,7 +197,7 @@ impl Session {
         if let Some((snapshot, area)) = content {
             snapshot.fill(&area, &mut memory)?;
         }
-        let area = Area { id: 0, name: name.to_owned(), address: memory.address(), len, excluded: Vec::new(), owned: true };
+        let area = Area { id: 0, name: name.to_owned(), address: memory.address(), len, excluded: Vec::new(), owned: true, view: Some(memory.view()) };
         let id = self.inner.table.add(area)?;
         Ok(Region::new(memory, self.inner.clone(), id, name))
     }
@@ -173,7 +210,7 @@ impl Session {
     pub fn register(&self, name: &str, memory: Foreign) -> Result<()> {
         check(name, memory.len())?;
         check_foreign(name, memory.address(), memory.len())?;
-        let area = Area { id: 0, name: name.to_owned(), address: memory.address(), len: memory.len(), excluded: Vec::new(), owned: false };
+        let area = Area { id: 0, name: name.to_owned(), address: memory.address(), len: memory.len(), excluded: Vec::new(), owned: false, view: None };
         self.inner.table.add(area).map(drop)
     }
 
@@ -183,6 +220,7 @@ impl Session {
     ///
     /// [`Kind::NotFound`] if nothing is registered under that name; [`Kind::Usage`] if the sizes differ.
     pub fn load(&self, name: &str) -> Result<bool> {
+        self.inner.check_ours()?;
         let area = self.registered(name)?;
         let Some((snapshot, saved)) = self.inner.content(name) else { return Ok(false) };
         if saved.len != area.len {
@@ -202,7 +240,8 @@ impl Session {
         self.inner.table.exclude(area.id, offset, offset.saturating_add(len))
     }
 
-    /// Takes registered memory out of every later snapshot. To be called before the memory goes away.
+    /// Takes registered memory out of every later snapshot. To be called before the memory goes away. A write-protected snapshot
+    /// in flight is waited for, until it has read the memory; so it is when a [`Region`] is dropped.
     ///
     /// # Errors
     ///
@@ -242,7 +281,9 @@ impl Session {
 
     fn take(&self, state: Vec<u8>, labels: BTreeMap<String, String>) -> Result<Ticket> {
         let inner = &self.inner;
+        inner.check_ours()?;
         let mut freezer = inner.freezer();
+        inner.open_door()?;
         // Waiting for another thread's split is not the pause of this one.
         let progress = Progress::new(Instant::now())?;
         let ticket = |skipped| Ticket { progress: progress.clone(), skipped, jobs: inner.jobs.clone() };
@@ -253,6 +294,8 @@ impl Session {
             progress.fail(refusal);
             return Ok(ticket(true));
         }
+        // A signal that comes from here on asks for another one.
+        self.snapshot_on.iter().for_each(Tally::forget);
         let areas = inner.table.list();
         let bytes = areas.iter().flat_map(|area| area.wanted(&[(0, area.len)])).map(|(start, end)| end - start).sum();
         let frozen = self.quiesced(|| freezer.freeze(areas, inner.shared.base()))?;
@@ -297,17 +340,17 @@ impl Session {
     }
 
     /// Whether it is time for a snapshot: the interval has passed since the last one, or one was asked for from outside
-    /// (`stillframe checkpoint --name NAME`). No while one is in flight. Cheap enough for an inner loop.
+    /// (`stillframe checkpoint --name NAME`, or a signal of [`Builder::snapshot_on`]). No while one is in flight. Cheap enough for an inner loop.
     pub fn due(&self) -> bool {
         let last = *self.inner.last.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = self.inner.settings.every.is_some_and(|every| last.elapsed() >= every);
-        (passed || self.inner.requests.any()) && self.inner.shared.in_flight.load(Ordering::Acquire) == 0
+        (passed || self.inner.requests.any() || self.snapshot_on.iter().any(Tally::came)) && self.inner.shared.in_flight.load(Ordering::Acquire) == 0
     }
 
     /// Whether the program should take a last snapshot and exit: its time limit has passed, or somebody asked for it from
-    /// outside (`stillframe checkpoint --name NAME --then kill`).
+    /// outside (`stillframe checkpoint --name NAME --then kill`, or a signal of [`Builder::exit_on`]).
     pub fn should_exit(&self) -> bool {
-        self.inner.requests.exit() || self.inner.settings.time_limit.is_some_and(|limit| self.inner.opened.elapsed() >= limit)
+        self.inner.requests.exit() || self.exit_on.iter().any(Tally::came) || self.inner.settings.time_limit.is_some_and(|limit| self.inner.opened.elapsed() >= limit)
     }
 
     /// How the last snapshot ended that failed, for programs that drop their tickets; told once.
@@ -316,6 +359,20 @@ impl Session {
     }
 
     /// The snapshots of this name, the newest last.
+    ///
+    /// ```
+    /// use stillframe::region::Session;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let session = Session::builder("job").store(dir.path()).increments(0).label("run", "7").open()?;
+    /// for step in 0..3 {
+    ///     session.snapshot(&step)?.wait(stillframe::region::Level::Stored, std::time::Duration::from_secs(60))?;
+    /// }
+    /// session.retain(2)?;
+    /// let left: Vec<_> = session.versions()?.iter().map(|version| (version.frame.seq(), version.labels["run"].clone())).collect();
+    /// assert_eq!(left, [(2, "7".to_owned()), (3, "7".to_owned())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -344,14 +401,17 @@ impl Session {
     }
 
     fn end(&mut self) {
-        // Whoever still waits for a snapshot sees a hang-up.
-        self.porter = None;
-        drop(self.inner.requests.take());
+        if !self.inner.is_ours() {
+            // The threads are the parent's, and so is the name.
+            std::mem::forget((self.worker.take(), self.inner.clone()));
+            return;
+        }
         if let Some(worker) = self.worker.take() {
+            self.inner.door.close_to_visitors(&self.inner.requests);
             let _ = self.inner.jobs.send(Job::End);
             let _ = worker.join();
+            self.inner.door.close();
         }
-        self.hold = None;
     }
 }
 
@@ -383,7 +443,16 @@ pub(super) fn silent_thread(name: &str, work: impl FnOnce() + Send + 'static) ->
     Ok(handle)
 }
 
-fn ourselves() -> Result<Program> {
-    let text = |path: &str| proc::text(std::path::Path::new(path)).map(|text| text.trim().to_owned());
-    Ok(Program { pid: std::process::id() as i32, command: text("/proc/self/comm")?, hostname: text("/proc/sys/kernel/hostname")? })
+/// Counts of the signals in a list of names.
+fn tallies(names: Option<&str>) -> Result<Vec<Tally>> {
+    let named = |name: &str| {
+        let name = name.trim();
+        let known = tally::KNOWN.map(|(known, _)| known).join(", ");
+        let counted = Tally::new(name.strip_prefix("SIG").unwrap_or(name)).ok_or_else(|| Error::new(Kind::Usage, format!("'{name}' is no signal to be counted; use {known}")))?;
+        counted.map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Error::new(Kind::Usage, format!("the program has a handler for signal {name}; open the session first, or leave the signal to one of them")),
+            _ => Error::io(format!("cannot handle signal {name}"), e),
+        })
+    };
+    names.unwrap_or_default().split(',').filter(|name| !name.trim().is_empty()).map(named).collect()
 }

@@ -72,6 +72,8 @@ struct Status {
     info: Info,
     /// Set once, by whatever ended it early.
     failed: Option<Error>,
+    /// The session ended before anybody could read it back.
+    unread: bool,
 }
 
 /// What ticket, session and transfer thread share.
@@ -101,7 +103,7 @@ impl Progress {
             parent: None,
         };
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("cannot make an eventfd for a ticket")?;
-        Ok(Arc::new(Progress { status: Mutex::new(Status { info, failed: None }), changed: Condvar::new(), event, cancelled: AtomicBool::new(false), started }))
+        Ok(Arc::new(Progress { status: Mutex::new(Status { info, failed: None, unread: false }), changed: Condvar::new(), event, cancelled: AtomicBool::new(false), started }))
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
@@ -134,6 +136,11 @@ impl Progress {
         self.status().failed.clone()
     }
 
+    fn stay_unread(&self) {
+        self.status().unread = true;
+        self.announce();
+    }
+
     /// An error once the caller has given it up.
     pub fn check(&self) -> Result<()> {
         match self.cancelled.load(Ordering::Relaxed) {
@@ -147,6 +154,25 @@ impl Progress {
         self.changed.notify_all();
         // It overflows only if nobody reads it, who then is not waiting.
         let _ = self.event.write(1);
+    }
+}
+
+/// The order to read a snapshot back. Whoever waits for that is told if it is dropped instead.
+#[derive(Debug)]
+pub(super) struct Check(Option<Arc<Progress>>);
+
+impl Check {
+    /// What is to be read back.
+    pub fn take(mut self) -> Option<Arc<Progress>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        if let Some(progress) = self.0.take() {
+            progress.stay_unread();
+        }
     }
 }
 
@@ -183,9 +209,8 @@ impl Ticket {
     pub fn wait(&self, level: Level, timeout: Duration) -> Result<Info> {
         let deadline = Instant::now().checked_add(timeout);
         if level == Level::Verified && self.info().level < level {
-            // Behind the snapshot itself in the same queue; a closed session takes no orders any more.
-            let closed = |_| Error::new(Kind::Usage, "the session was closed before the snapshot was read back; use `stillframe verify`");
-            self.jobs.send(Job::Verify(self.progress.clone())).map_err(closed)?;
+            // Behind the snapshot itself in the same queue. What a closed session does not take is dropped, and so told.
+            let _ = self.jobs.send(Job::Verify(Check(Some(self.progress.clone()))));
         }
         let mut status = self.progress.status();
         loop {
@@ -194,6 +219,9 @@ impl Ticket {
             }
             if status.info.level >= level {
                 return Ok(status.info.clone());
+            }
+            if status.unread && level == Level::Verified {
+                return Err(Error::new(Kind::Usage, "the session was closed before the snapshot was read back; use `stillframe verify`"));
             }
             let left = deadline.map_or(Duration::from_secs(3600), |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {

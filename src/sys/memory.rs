@@ -1,21 +1,58 @@
 //! Memory of our own process that is to be frozen: mapped by us, or handed over by the caller.
 
+use std::arch::asm;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use super::PAGE;
 
 /// The size of a huge page, to which large mappings are aligned.
 pub const HUGE: u64 = 2 << 20;
 
-/// Private anonymous memory of ours, zero at first; unmapped when dropped.
+/// Private anonymous memory of ours, zero at first; unmapped when it and all views of it are dropped.
 #[derive(Debug)]
 pub struct Owned {
     start: *mut u8,
     len: usize,
-    /// With the pages that fill it up, and perhaps room in front for the alignment.
-    whole: (u64, u64),
+    whole: Arc<Mapping>,
 }
+
+/// Whole pages: start and length.
+#[derive(Debug)]
+struct Mapping(u64, u64);
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.0, self.1);
+    }
+}
+
+/// A way to look into memory that somebody else may be writing to, and that stays mapped for as long.
+#[derive(Debug, Clone)]
+pub struct View(Arc<Mapping>);
+
+impl View {
+    /// Copies `buf.len()` bytes from `address` on; false, and nothing is copied, if they are not all in there.
+    pub fn read(&self, address: u64, buf: &mut [u8]) -> bool {
+        let Mapping(start, len) = *self.0;
+        let inside = address.checked_sub(start).and_then(|skip| skip.checked_add(buf.len() as u64)).is_some_and(|end| end <= len);
+        if inside {
+            // SAFETY: the source is mapped and readable, the target is borrowed exclusively and as long. An instruction of the
+            // processor and not of the language copies: bytes that are written meanwhile may be torn, and no more than that.
+            unsafe { asm!("rep movsb", inout("rcx") buf.len() => _, inout("rdi") buf.as_mut_ptr() => _, inout("rsi") address => _, options(nostack, preserves_flags)) };
+        }
+        inside
+    }
+}
+
+impl PartialEq for View {
+    fn eq(&self, other: &View) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for View {}
 
 // SAFETY: the mapping belongs to this value alone, and a value can be handed to another thread like any other buffer.
 unsafe impl Send for Owned {}
@@ -35,7 +72,7 @@ impl Owned {
         if align == HUGE {
             advise_huge(start, pages);
         }
-        Ok(Owned { start: start as *mut u8, len: len as usize, whole: (start, pages) })
+        Ok(Owned { start: start as *mut u8, len: len as usize, whole: Arc::new(Mapping(start, pages)) })
     }
 
     /// `len` bytes at exactly `address`, the start of a page; EEXIST if something is mapped there.
@@ -45,12 +82,17 @@ impl Owned {
         if pages >= HUGE {
             advise_huge(start, pages);
         }
-        Ok(Owned { start: start as *mut u8, len: len as usize, whole: (start, pages) })
+        Ok(Owned { start: start as *mut u8, len: len as usize, whole: Arc::new(Mapping(start, pages)) })
     }
 
     /// Its first address.
     pub fn address(&self) -> u64 {
         self.start as u64
+    }
+
+    /// A way to look into it, whoever writes.
+    pub fn view(&self) -> View {
+        View(self.whole.clone())
     }
 }
 
@@ -70,12 +112,6 @@ impl DerefMut for Owned {
     }
 }
 
-impl Drop for Owned {
-    fn drop(&mut self) {
-        unmap(self.whole.0, self.whole.1);
-    }
-}
-
 /// Memory of somebody else in this process, which whoever made the value has promised to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Foreign {
@@ -89,8 +125,7 @@ impl Foreign {
     /// # Safety
     ///
     /// The memory must be mapped, readable and writable for as long as it is registered anywhere. Nobody may write to it
-    /// while a snapshot is being split off or content is being put back, and its bytes may be of any value. Its pages must not
-    /// be dropped (`MADV_DONTNEED`) while a write-protected snapshot is in flight.
+    /// while a snapshot is being split off or content is being put back, and its bytes may be of any value.
     ///
     /// ```
     /// use stillframe::region::{Foreign, Session};
@@ -176,6 +211,21 @@ mod tests {
         let address = first.address();
         drop(first);
         assert_eq!(Owned::at(address, PAGE).unwrap().address(), address);
+    }
+
+    #[test]
+    fn a_view_sees_what_is_written_and_nothing_else() {
+        let mut memory = Owned::new(2 * PAGE).unwrap();
+        let (view, address) = (memory.view(), memory.address());
+        memory[PAGE as usize..PAGE as usize + 3].copy_from_slice(&[1, 2, 3]);
+        let mut seen = [9; 3];
+        assert!(view.read(address + PAGE, &mut seen) && seen == [1, 2, 3]);
+        assert!(view.read(address + 2 * PAGE - 3, &mut seen) && seen == [0; 3]);
+        assert!(!view.read(address + 2 * PAGE - 2, &mut seen) && !view.read(address - 1, &mut seen) && !view.read(u64::MAX, &mut seen));
+        drop(memory);
+        assert_eq!(Owned::at(address, PAGE).unwrap_err().raw_os_error(), Some(libc::EEXIST));
+        drop(view);
+        Owned::at(address, PAGE).unwrap();
     }
 
     #[test]
