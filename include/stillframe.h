@@ -28,8 +28,9 @@
 #include <stdint.h>
 
 /* Initial values of structs that say their own size, so that they can grow. */
-#define SF_OPTIONS_INIT { sizeof(struct sf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define SF_OPTIONS_INIT { sizeof(struct sf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define SF_HOOKS_INIT { sizeof(struct sf_hooks), 0, 0, 0, 0, 0 }
+#define SF_WHOLE_INIT { sizeof(struct sf_whole), 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /**
  * What functions return. The numbers are stable; new ones may come.
@@ -377,6 +378,21 @@ typedef struct sf_options {
      * "none", "auto", "zstd" or "zstd:LEVEL"; NULL: "auto".
      */
     const char *compression;
+    /**
+     * Signals after which sf_should_exit says yes, instead of what they do else: names out of TERM, INT, HUP, USR1, USR2 and XCPU,
+     * separated by commas. The program must have no handlers of its own for them. They do again what they did before when the
+     * session is closed. NULL: none.
+     */
+    const char *exit_on;
+    /**
+     * Signals, in the same way, each of which makes a snapshot due (sf_due). NULL: none.
+     */
+    const char *snapshot_on;
+    /**
+     * With SF_RESUME_VERSION: the name that the snapshot has in the store; NULL: that of the session. Any number of programs can
+     * start from one snapshot, each with a name of its own.
+     */
+    const char *origin;
 } sf_options;
 
 /**
@@ -464,9 +480,73 @@ typedef struct sf_hooks {
 } sf_hooks;
 
 /**
- * Called now and then with the seconds it has taken so far; anything but 0 gives it up.
+ * How far a checkpoint or a restore is; counts are bytes of memory and files.
  */
-typedef int32_t (*sf_progress)(void *user, double seconds);
+typedef struct sf_progress {
+    /**
+     * sizeof(struct sf_progress) in the library; fields that it does not cover are not there.
+     */
+    uintptr_t size;
+    /**
+     * What is done.
+     */
+    uint64_t done;
+    /**
+     * What there is to do, as far as is known: 0 at first, and it grows where a running process writes.
+     */
+    uint64_t total;
+    /**
+     * Length of the frame so far; 0 in a restore.
+     */
+    uint64_t written;
+    /**
+     * Seconds since the beginning.
+     */
+    double seconds;
+} sf_progress;
+
+/**
+ * How a whole process is to be framed or brought back. Start from SF_WHOLE_INIT, which sets `size`; zero stands for what is
+ * usual. Nothing of it is kept after the call.
+ */
+typedef struct sf_whole {
+    /**
+     * sizeof(struct sf_whole).
+     */
+    uintptr_t size;
+    /**
+     * Directory of the store; NULL: as in struct sf_options.
+     */
+    const char *store;
+    /**
+     * Name of the frame; NULL: the name of the command.
+     */
+    const char *name;
+    /**
+     * More arguments of the stillframe command, such as "--compress", "none"; ends with NULL, and may be NULL.
+     */
+    const char *const *arguments;
+    /**
+     * Handed to each of the functions, which may be NULL, must not throw, and are called on the calling thread.
+     */
+    void *user;
+    /**
+     * sf_checkpoint_self: before the freeze. Anything but 0 calls it off.
+     */
+    int32_t (*before)(void *user);
+    /**
+     * sf_checkpoint_self: in the original, when the frame is safe or has failed.
+     */
+    void (*after)(void *user);
+    /**
+     * sf_checkpoint_self: in the second instance. Open connections, seed generators anew.
+     */
+    void (*restored)(void *user);
+    /**
+     * sf_checkpoint_pid and sf_restore: some twenty times a second. Anything but 0 gives it up.
+     */
+    int32_t (*progress)(void *user, const struct sf_progress *progress);
+} sf_whole;
 
 #ifdef __cplusplus
 extern "C" {
@@ -607,9 +687,11 @@ int32_t sf_region_exclude(struct sf_session *session, const char *name, uintptr_
 
 /**
  * Takes a region out of every later snapshot, and frees its memory if it came from sf_region_alloc. To be called before memory
- * of the program's own goes away. Snapshots in flight keep their content. No other thread may use the memory meanwhile.
+ * of the program's own goes away. Snapshots in flight keep their content; a write-protected one is waited for, until it has read
+ * the memory. No other thread may use the memory meanwhile.
  */
-int32_t sf_region_remove(struct sf_session *session, const char *name);
+int32_t sf_region_remove(struct sf_session *session,
+                         const char *name);
 
 /**
  * Whether it is time for a snapshot: 1 if the interval has passed or one was asked for from outside
@@ -639,7 +721,8 @@ int32_t sf_snapshot(struct sf_session *session,
                     struct sf_ticket **ticket);
 
 /**
- * The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none.
+ * The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none. As there, the
+ * handle in `*ticket` is the caller's, and any thread may call it.
  */
 int32_t sf_snapshot_labelled(struct sf_session *session,
                              const void *state,
@@ -652,6 +735,21 @@ int32_t sf_snapshot_labelled(struct sf_session *session,
  * Deletes all but the newest `keep` snapshots of the session's name; `keep` is at least 1. Any thread may call it.
  */
 int32_t sf_retain(struct sf_session *session, uintptr_t keep);
+
+/**
+ * The numbers of the snapshots of `name`, the newest last. `*count` is the room at `versions`, in numbers, and becomes how many
+ * there are; `versions` may be NULL to ask for that alone. They are listed, not checked: sf_frame_open with 0 finds the newest
+ * intact one. SF_ERR_USAGE: there is no room for them.
+ *
+ * `store` is a directory; NULL: as in struct sf_options. Any thread may call it.
+ */
+int32_t sf_versions(const char *store, const char *name, uint64_t *versions, uintptr_t *count);
+
+/**
+ * What made the last snapshot fail that failed, for programs that keep no tickets: its status, with its message; SF_OK if none has
+ * failed since the last such call. Any thread may call it.
+ */
+int32_t sf_take_failure(struct sf_session *session);
 
 /**
  * Waits until a snapshot has reached `level` (enum sf_level), for `timeout_ms` milliseconds at most, or for as long as it takes
@@ -675,6 +773,14 @@ int32_t sf_ticket_fd(const struct sf_ticket *ticket, int32_t *fd);
 int32_t sf_ticket_info(const struct sf_ticket *ticket, struct sf_info *info);
 
 /**
+ * Why its memory was frozen the way it was, in words. `*len` is the room at `text` and becomes its length with the zero at its end;
+ * `text` may be NULL to ask for the length alone. Any thread may call it.
+ */
+int32_t sf_ticket_why(const struct sf_ticket *ticket,
+                      char *text,
+                      uintptr_t *len);
+
+/**
  * Gives a snapshot up, if it is not stored yet; the ticket stays valid. Returns at once. Any thread may call it.
  */
 int32_t sf_cancel(struct sf_ticket *ticket);
@@ -685,34 +791,39 @@ int32_t sf_cancel(struct sf_ticket *ticket);
 int32_t sf_ticket_free(struct sf_ticket *ticket);
 
 /**
- * Takes a frame of the calling process and all its descendants, named `name`, in `store` (either may be NULL for what is usual).
- * Returns twice, as fork does: with SF_SAVED in `*outcome` when the frame is safe, and with SF_RESTORED in each second instance
- * when it is brought back. Other threads go on meanwhile, in both.
+ * Takes a frame of the calling process and all its descendants. Returns twice, as fork does: with SF_SAVED in `*outcome` when the
+ * frame is safe, and with SF_RESTORED in each second instance when it is brought back. Other threads go on meanwhile, in both.
  *
- * It needs the stillframe command ($STILLFRAME_COMMAND, else in $PATH) and what a checkpoint needs. One thread at a time.
+ * `how` may be NULL for what is usual, and stays the caller's. Sessions may be open: what they have in flight is stored first,
+ * and both instances go on with theirs; the second one's snapshots fail with SF_ERR_HELD as long as the original has the name.
+ *
+ * It needs the stillframe command ($STILLFRAME_COMMAND, else in $PATH) and what a checkpoint needs. One thread at a time may
+ * call it.
+ *
+ * SF_ERR_CANCELLED: `before` calls it off. SF_ERR_REFUSED: the message is that of the command.
  */
-int32_t sf_checkpoint_self(const char *store,
-                           const char *name,
+int32_t sf_checkpoint_self(const struct sf_whole *how,
                            int32_t *outcome);
 
 /**
  * Takes a frame of process `pid` and all its descendants, as the command does; the number of the frame goes to `*version`,
- * which may be NULL. `progress` may be NULL; it is called on this thread, with `user`. Any thread may call it.
+ * which may be NULL. `how` may be NULL for what is usual, and stays the caller's. Any thread may call it.
  *
- * SF_ERR_REFUSED: the message is that of the command. SF_ERR_CANCELLED: `progress` gave it up, and the process runs on.
+ * SF_ERR_REFUSED: the message is that of the command. SF_ERR_CANCELLED: `progress` gave it up; the process runs on, and there is
+ * no frame.
  */
 int32_t sf_checkpoint_pid(int32_t pid,
-                          const char *store,
-                          const char *name,
-                          sf_progress progress,
-                          void *user,
+                          const struct sf_whole *how,
                           uint64_t *version);
 
 /**
  * Brings `frame` (NAME, NAME@VERSION or a path) back in a session of its own; its process id goes to `*pid`, which may be NULL.
- * `progress` as for sf_checkpoint_pid; given up, nothing is left of the second instance. Any thread may call it.
+ * `how` may be NULL for what is usual, and stays the caller's. Any thread may call it.
+ *
+ * SF_ERR_CANCELLED: `progress` gave it up, and nothing is left of the second instance. One that runs already by then stays, and
+ * the call succeeds.
  */
-int32_t sf_restore(const char *store, const char *frame, sf_progress progress, void *user, int32_t *pid);
+int32_t sf_restore(const char *frame, const struct sf_whole *how, int32_t *pid);
 
 /**
  * What the last function that failed on this thread has to say, in one line; "" before any has.
@@ -794,9 +905,11 @@ int32_t sf_region_exclude(struct sf_session *session, const char *name, uintptr_
 
 /**
  * Takes a region out of every later snapshot, and frees its memory if it came from sf_region_alloc. To be called before memory
- * of the program's own goes away. Snapshots in flight keep their content. No other thread may use the memory meanwhile.
+ * of the program's own goes away. Snapshots in flight keep their content; a write-protected one is waited for, until it has read
+ * the memory. No other thread may use the memory meanwhile.
  */
-int32_t sf_region_remove(struct sf_session *session, const char *name);
+int32_t sf_region_remove(struct sf_session *session,
+                         const char *name);
 
 /**
  * Whether it is time for a snapshot: 1 if the interval has passed or one was asked for from outside
@@ -826,7 +939,8 @@ int32_t sf_snapshot(struct sf_session *session,
                     struct sf_ticket **ticket);
 
 /**
- * The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none.
+ * The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none. As there, the
+ * handle in `*ticket` is the caller's, and any thread may call it.
  */
 int32_t sf_snapshot_labelled(struct sf_session *session,
                              const void *state,
@@ -839,6 +953,21 @@ int32_t sf_snapshot_labelled(struct sf_session *session,
  * Deletes all but the newest `keep` snapshots of the session's name; `keep` is at least 1. Any thread may call it.
  */
 int32_t sf_retain(struct sf_session *session, uintptr_t keep);
+
+/**
+ * The numbers of the snapshots of `name`, the newest last. `*count` is the room at `versions`, in numbers, and becomes how many
+ * there are; `versions` may be NULL to ask for that alone. They are listed, not checked: sf_frame_open with 0 finds the newest
+ * intact one. SF_ERR_USAGE: there is no room for them.
+ *
+ * `store` is a directory; NULL: as in struct sf_options. Any thread may call it.
+ */
+int32_t sf_versions(const char *store, const char *name, uint64_t *versions, uintptr_t *count);
+
+/**
+ * What made the last snapshot fail that failed, for programs that keep no tickets: its status, with its message; SF_OK if none has
+ * failed since the last such call. Any thread may call it.
+ */
+int32_t sf_take_failure(struct sf_session *session);
 
 /**
  * Waits until a snapshot has reached `level` (enum sf_level), for `timeout_ms` milliseconds at most, or for as long as it takes
@@ -860,6 +989,14 @@ int32_t sf_ticket_fd(const struct sf_ticket *ticket, int32_t *fd);
  * What is known now of a snapshot, in `*info`, whose `size` is set. Any thread may call it.
  */
 int32_t sf_ticket_info(const struct sf_ticket *ticket, struct sf_info *info);
+
+/**
+ * Why its memory was frozen the way it was, in words. `*len` is the room at `text` and becomes its length with the zero at its end;
+ * `text` may be NULL to ask for the length alone. Any thread may call it.
+ */
+int32_t sf_ticket_why(const struct sf_ticket *ticket,
+                      char *text,
+                      uintptr_t *len);
 
 /**
  * Gives a snapshot up, if it is not stored yet; the ticket stays valid. Returns at once. Any thread may call it.
@@ -920,34 +1057,39 @@ int32_t sf_frame_state(const struct sf_frame *frame, void *state, uintptr_t *len
 int32_t sf_frame_label(const struct sf_frame *frame, const char *key, char *value, uintptr_t *len);
 
 /**
- * Takes a frame of the calling process and all its descendants, named `name`, in `store` (either may be NULL for what is usual).
- * Returns twice, as fork does: with SF_SAVED in `*outcome` when the frame is safe, and with SF_RESTORED in each second instance
- * when it is brought back. Other threads go on meanwhile, in both.
+ * Takes a frame of the calling process and all its descendants. Returns twice, as fork does: with SF_SAVED in `*outcome` when the
+ * frame is safe, and with SF_RESTORED in each second instance when it is brought back. Other threads go on meanwhile, in both.
  *
- * It needs the stillframe command ($STILLFRAME_COMMAND, else in $PATH) and what a checkpoint needs. One thread at a time.
+ * `how` may be NULL for what is usual, and stays the caller's. Sessions may be open: what they have in flight is stored first,
+ * and both instances go on with theirs; the second one's snapshots fail with SF_ERR_HELD as long as the original has the name.
+ *
+ * It needs the stillframe command ($STILLFRAME_COMMAND, else in $PATH) and what a checkpoint needs. One thread at a time may
+ * call it.
+ *
+ * SF_ERR_CANCELLED: `before` calls it off. SF_ERR_REFUSED: the message is that of the command.
  */
-int32_t sf_checkpoint_self(const char *store,
-                           const char *name,
+int32_t sf_checkpoint_self(const struct sf_whole *how,
                            int32_t *outcome);
 
 /**
  * Takes a frame of process `pid` and all its descendants, as the command does; the number of the frame goes to `*version`,
- * which may be NULL. `progress` may be NULL; it is called on this thread, with `user`. Any thread may call it.
+ * which may be NULL. `how` may be NULL for what is usual, and stays the caller's. Any thread may call it.
  *
- * SF_ERR_REFUSED: the message is that of the command. SF_ERR_CANCELLED: `progress` gave it up, and the process runs on.
+ * SF_ERR_REFUSED: the message is that of the command. SF_ERR_CANCELLED: `progress` gave it up; the process runs on, and there is
+ * no frame.
  */
 int32_t sf_checkpoint_pid(int32_t pid,
-                          const char *store,
-                          const char *name,
-                          sf_progress progress,
-                          void *user,
+                          const struct sf_whole *how,
                           uint64_t *version);
 
 /**
  * Brings `frame` (NAME, NAME@VERSION or a path) back in a session of its own; its process id goes to `*pid`, which may be NULL.
- * `progress` as for sf_checkpoint_pid; given up, nothing is left of the second instance. Any thread may call it.
+ * `how` may be NULL for what is usual, and stays the caller's. Any thread may call it.
+ *
+ * SF_ERR_CANCELLED: `progress` gave it up, and nothing is left of the second instance. One that runs already by then stays, and
+ * the call succeeds.
  */
-int32_t sf_restore(const char *store, const char *frame, sf_progress progress, void *user, int32_t *pid);
+int32_t sf_restore(const char *frame, const struct sf_whole *how, int32_t *pid);
 
 #ifdef __cplusplus
 }  // extern "C"

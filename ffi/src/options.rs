@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
-use stillframe::region::{Builder, Info, InFlight, Method, Quiesce, Resume};
+use stillframe::region::{Builder, FrameRef, Info, InFlight, Method, Quiesce, Resume};
 use stillframe::Result;
 
 use crate::convert::optional;
@@ -101,6 +101,15 @@ pub struct SfOptions {
     pub increments: u32,
     /// "none", "auto", "zstd" or "zstd:LEVEL"; NULL: "auto".
     pub compression: *const c_char,
+    /// Signals after which sf_should_exit says yes, instead of what they do else: names out of TERM, INT, HUP, USR1, USR2 and XCPU,
+    /// separated by commas. The program must have no handlers of its own for them. They do again what they did before when the
+    /// session is closed. NULL: none.
+    pub exit_on: *const c_char,
+    /// Signals, in the same way, each of which makes a snapshot due (sf_due). NULL: none.
+    pub snapshot_on: *const c_char,
+    /// With SF_RESUME_VERSION: the name that the snapshot has in the store; NULL: that of the session. Any number of programs can
+    /// start from one snapshot, each with a name of its own.
+    pub origin: *const c_char,
 }
 
 /// Functions of the program. Start from SF_HOOKS_INIT; NULL stands for none. They must not throw, nor call back into the session.
@@ -200,7 +209,7 @@ impl SfInfo {
 /// # Safety
 ///
 /// As many bytes must be readable as its first field says; all fields must be valid when they are zero.
-unsafe fn sized<T: Copy>(given: *const T, what: &str) -> Result<T> {
+pub unsafe fn sized<T: Copy>(given: *const T, what: &str) -> Result<T> {
     // SAFETY: the size is the first field of every such struct.
     let size = unsafe { given.cast::<usize>().read() };
     if size < std::mem::size_of::<usize>() || size > 4096 {
@@ -266,6 +275,10 @@ pub unsafe fn apply(mut builder: Builder, options: *const SfOptions, hooks: *con
 unsafe fn apply_options(mut builder: Builder, given: &SfOptions) -> Result<Builder> {
     // SAFETY: the caller promises it.
     let (store, compression) = unsafe { (optional(given.store, "the store")?, optional(given.compression, "the compression")?) };
+    // SAFETY: as above.
+    let (exit_on, snapshot_on, origin) = unsafe { (optional(given.exit_on, "exit_on")?, optional(given.snapshot_on, "snapshot_on")?, optional(given.origin, "the origin")?) };
+    builder = exit_on.into_iter().fold(builder, Builder::exit_on);
+    builder = snapshot_on.into_iter().fold(builder, Builder::snapshot_on);
     if let Some(store) = store {
         builder = builder.store(store);
     }
@@ -288,7 +301,10 @@ unsafe fn apply_options(mut builder: Builder, given: &SfOptions) -> Result<Build
     builder = builder.resume(match given.resume {
         0 => Resume::Newest,
         1 => Resume::Fresh,
-        2 => Resume::Version(given.version),
+        2 => match origin {
+            Some(origin) => Resume::From(FrameRef::new(origin, given.version)?),
+            None => Resume::Version(given.version),
+        },
         other => return Err(usage(format!("there is no way {other} to resume"))),
     });
     builder = builder.quiesce(match given.quiesce {

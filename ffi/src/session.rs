@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stillframe::region::{Foreign, Region, Session};
+use stillframe::store::{default_dir, DirStore, Store};
 use stillframe::{Error, Kind};
 
 use crate::convert::{bytes, optional, out, required};
@@ -160,7 +162,8 @@ pub unsafe extern "C" fn sf_region_exclude(session: *mut SfSession, name: *const
 }
 
 /// Takes a region out of every later snapshot, and frees its memory if it came from sf_region_alloc. To be called before memory
-/// of the program's own goes away. Snapshots in flight keep their content. No other thread may use the memory meanwhile.
+/// of the program's own goes away. Snapshots in flight keep their content; a write-protected one is waited for, until it has read
+/// the memory. No other thread may use the memory meanwhile.
 #[no_mangle]
 pub unsafe extern "C" fn sf_region_remove(session: *mut SfSession, name: *const c_char) -> i32 {
     entry(|| {
@@ -204,7 +207,8 @@ pub unsafe extern "C" fn sf_snapshot(session: *mut SfSession, state: *const c_vo
     unsafe { sf_snapshot_labelled(session, state, len, std::ptr::null(), std::ptr::null(), ticket) }
 }
 
-/// The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none.
+/// The same with a label, which sf_frame_label reads back; both strings are copied, and may be NULL for none. As there, the
+/// handle in `*ticket` is the caller's, and any thread may call it.
 #[no_mangle]
 pub unsafe extern "C" fn sf_snapshot_labelled(session: *mut SfSession, state: *const c_void, len: usize, key: *const c_char, value: *const c_char, ticket: *mut *mut SfTicket) -> i32 {
     entry(|| {
@@ -231,4 +235,38 @@ pub unsafe extern "C" fn sf_snapshot_labelled(session: *mut SfSession, state: *c
 #[no_mangle]
 pub unsafe extern "C" fn sf_retain(session: *mut SfSession, keep: usize) -> i32 {
     entry(|| handles::session(session)?.session.retain(keep).map(drop))
+}
+
+/// The numbers of the snapshots of `name`, the newest last. `*count` is the room at `versions`, in numbers, and becomes how many
+/// there are; `versions` may be NULL to ask for that alone. They are listed, not checked: sf_frame_open with 0 finds the newest
+/// intact one. SF_ERR_USAGE: there is no room for them.
+///
+/// `store` is a directory; NULL: as in struct sf_options. Any thread may call it.
+#[no_mangle]
+pub unsafe extern "C" fn sf_versions(store: *const c_char, name: *const c_char, versions: *mut u64, count: *mut usize) -> i32 {
+    entry(|| {
+        // SAFETY: the caller keeps the contract of the header.
+        let (store, name, count) = unsafe { (optional(store, "the store")?, required(name, "the name")?, out(count, "the place for the count")?) };
+        let store = store.map_or_else(default_dir, |store| Ok(PathBuf::from(store)))?;
+        let found = DirStore::new(store).list(Some(name))?;
+        let room = std::mem::replace(count, found.len());
+        if versions.is_null() {
+            return Ok(());
+        }
+        if room < found.len() {
+            return Err(usage(format!("there is room for {room} numbers, not for {}", found.len())));
+        }
+        for (at, frame) in found.iter().enumerate() {
+            // SAFETY: there is room, and it is the caller's alone.
+            unsafe { versions.add(at).write(frame.seq()) };
+        }
+        Ok(())
+    })
+}
+
+/// What made the last snapshot fail that failed, for programs that keep no tickets: its status, with its message; SF_OK if none has
+/// failed since the last such call. Any thread may call it.
+#[no_mangle]
+pub unsafe extern "C" fn sf_take_failure(session: *mut SfSession) -> i32 {
+    entry(|| handles::session(session)?.session.take_failure().map_or(Ok(()), Err))
 }

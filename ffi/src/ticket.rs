@@ -1,10 +1,12 @@
 //! Tickets.
 
+use std::ffi::c_char;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use stillframe::region::Level;
 
+use crate::convert::{give, out};
 use crate::guard::{entry, usage};
 use crate::handles;
 use crate::options::{give_sized, SfInfo};
@@ -38,7 +40,7 @@ pub unsafe extern "C" fn sf_wait(ticket: *const SfTicket, level: i32, timeout_ms
 pub unsafe extern "C" fn sf_ticket_fd(ticket: *const SfTicket, fd: *mut i32) -> i32 {
     entry(|| {
         // SAFETY: the caller keeps the contract of the header.
-        let slot = unsafe { crate::convert::out(fd, "the place for the descriptor") }?;
+        let slot = unsafe { out(fd, "the place for the descriptor") }?;
         *slot = handles::ticket(ticket)?.as_fd().as_raw_fd();
         Ok(())
     })
@@ -54,6 +56,17 @@ pub unsafe extern "C" fn sf_ticket_info(ticket: *const SfTicket, info: *mut SfIn
         }
         // SAFETY: the caller keeps the contract of the header.
         unsafe { give_sized(&SfInfo::of(&ticket.info(), ticket.is_skipped()), info) }
+    })
+}
+
+/// Why its memory was frozen the way it was, in words. `*len` is the room at `text` and becomes its length with the zero at its end;
+/// `text` may be NULL to ask for the length alone. Any thread may call it.
+#[no_mangle]
+pub unsafe extern "C" fn sf_ticket_why(ticket: *const SfTicket, text: *mut c_char, len: *mut usize) -> i32 {
+    entry(|| {
+        let why = handles::ticket(ticket)?.info().why;
+        // SAFETY: the caller keeps the contract of the header.
+        unsafe { give(format!("{why}\0").as_bytes(), text.cast(), len) }
     })
 }
 

@@ -21,3 +21,31 @@ fn the_header_is_that_of_the_code() {
     let committed = std::fs::read_to_string(&path).unwrap();
     assert!(made == committed, "include/stillframe.h is not what the code says; make it anew: STILLFRAME_BLESS=1 cargo test -p stillframe-ffi --test header");
 }
+
+/// The comment and the declaration of each function.
+fn functions(header: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut comment = String::new();
+    for block in header.split("\n\n") {
+        let (said, code): (Vec<&str>, Vec<&str>) = block.lines().partition(|line| ["/**", " *"].iter().any(|start| line.starts_with(start)));
+        if !said.is_empty() {
+            comment = said.join(" ");
+        }
+        let code = code.join(" ");
+        if code.contains(" sf_") && code.contains('(') && code.ends_with(';') && !code.contains('{') {
+            found.push((std::mem::take(&mut comment), code));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_function_says_which_threads_may_call_it_and_whose_handles_are() {
+    let header = std::fs::read_to_string(Path::new(OURS).join("../include/stillframe.h")).unwrap();
+    let functions = functions(&header);
+    assert!(functions.len() > 30, "{functions:?}");
+    for (comment, code) in functions {
+        assert!(comment.contains("thread"), "{code} says nothing of threads: {comment}");
+        assert!(!code.contains("**") || comment.contains("the caller's") || comment.contains("belongs to"), "{code} does not say whose it is: {comment}");
+    }
+}

@@ -93,6 +93,20 @@ fn the_address_sanitizer_finds_nothing() {
     misuse(&build("ffi/tests/programs/misuse.c", "misuse-asan", &sanitized, &shared()));
 }
 
+/// The command, which the library runs for whole processes.
+fn the_command() -> PathBuf {
+    run(Command::new(env!("CARGO")).current_dir(ROOT).args(["build", "--quiet", "--package", "stillframe", "--bin", "stillframe"]));
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("debug/stillframe")
+}
+
+#[test]
+fn whole_processes_are_framed_and_brought_back_from_c() {
+    let program = build("ffi/tests/programs/whole.c", "whole", C, &shared());
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(start(&program).arg(dir.path()).env("STILLFRAME_COMMAND", the_command()));
+    assert!(said.contains("all is well"), "{said}");
+}
+
 #[test]
 fn the_shared_library_has_a_soname_and_shows_versioned_symbols_only() {
     let library = prefix().join("lib/libstillframe.so");

@@ -1,4 +1,6 @@
 /* Every function with NULL, with handles that were freed, and with handles of another kind. Also compiled as C++. */
+#define _POSIX_C_SOURCE 200809L
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +41,7 @@ static void wrong_session(sf_session *session)
     WRONG(sf_snapshot(session, NULL, 0, &ticket));
     WRONG(sf_snapshot_labelled(session, NULL, 0, "k", "v", &ticket));
     WRONG(sf_retain(session, 1));
+    WRONG(sf_take_failure(session));
     WRONG(sf_close(session));
 }
 
@@ -51,6 +54,7 @@ static void wrong_ticket(sf_ticket *ticket)
     WRONG(sf_wait(ticket, SF_STORED, 0, &info));
     WRONG(sf_ticket_fd(ticket, &fd));
     WRONG(sf_ticket_info(ticket, &info));
+    WRONG(sf_ticket_why(ticket, NULL, &info.size));
     WRONG(sf_cancel(ticket));
     if (ticket != NULL)
         WRONG(sf_ticket_free(ticket));
@@ -86,6 +90,9 @@ static void wrong_arguments(sf_session *session, sf_ticket *ticket, sf_frame *fr
     options.method = 77;
     WRONG(sf_open("x", &options, NULL, &session));
     options.method = SF_METHOD_AUTO;
+    options.exit_on = "TERM, KILL";
+    WRONG(sf_open("x", &options, NULL, &session));
+    options.exit_on = NULL;
     options.size = 1;
     WRONG(sf_open("x", &options, NULL, &session));
     WRONG(sf_region_alloc(session, NULL, 1, &memory));
@@ -93,8 +100,40 @@ static void wrong_arguments(sf_session *session, sf_ticket *ticket, sf_frame *fr
     WRONG(sf_ticket_info(ticket, NULL));
     WRONG(sf_ticket_info(ticket, &info)); /* its size is not set */
     WRONG(sf_ticket_fd(ticket, NULL));
+    WRONG(sf_ticket_why(ticket, NULL, NULL));
     WRONG(sf_frame_open(store, NULL, 0, &frame));
     WRONG(sf_frame_open(store, "misuse", 0, NULL));
+}
+
+/* NULL where an answer is to go, or where a name is needed. */
+static void null_arguments(sf_session *session, sf_frame *frame)
+{
+    char text[16];
+    size_t len = sizeof text;
+    struct sf_region region;
+    void *memory;
+    WRONG(sf_resumed(session, NULL));
+    WRONG(sf_state(session, text, NULL));
+    WRONG(sf_region_alloc(session, "r", 1, NULL));
+    WRONG(sf_region_alloc(session, NULL, 1, &memory));
+    WRONG(sf_region_load(session, NULL, NULL));
+    WRONG(sf_region_exclude(session, NULL, 0, 1));
+    WRONG(sf_region_remove(session, NULL));
+    WRONG(sf_frame_version(frame, NULL));
+    WRONG(sf_frame_region(frame, NULL, &region));
+    WRONG(sf_frame_region(frame, "bytes", NULL));
+    WRONG(sf_frame_region_name(frame, 0, text, NULL));
+    WRONG(sf_frame_read(frame, NULL, 0, text, 1));
+    WRONG(sf_frame_read(frame, "bytes", 0, NULL, 1));
+    WRONG(sf_frame_state(frame, text, NULL));
+    WRONG(sf_frame_label(frame, NULL, text, &len));
+    WRONG(sf_frame_label(frame, "key", text, NULL));
+    OK(sf_frame_region_name(frame, 0, text, &len));
+    if (len != 6 || strcmp(text, "bytes") != 0)
+        exit(1);
+    expect(__LINE__, sf_frame_region_name(frame, 2, text, &len), SF_ERR_NOT_FOUND);
+    if (*sf_version() == 0)
+        exit(1);
 }
 
 int main(int argc, char **argv)
@@ -143,6 +182,26 @@ int main(int argc, char **argv)
     expect(__LINE__, sf_frame_open(argv[1], "misuse", 9, &frame), SF_ERR_NOT_FOUND);
     OK(sf_frame_open(argv[1], "misuse", 1, &frame));
 
+    uint64_t versions[2] = {0, 0};
+    size_t count = 0;
+    OK(sf_versions(argv[1], "misuse", NULL, &count));
+    if (count != 1)
+        return 1;
+    count = 0;
+    WRONG(sf_versions(argv[1], "misuse", versions, &count));
+    WRONG(sf_versions(argv[1], NULL, versions, &count));
+    WRONG(sf_versions(argv[1], "misuse", versions, NULL));
+    count = 2;
+    OK(sf_versions(argv[1], "misuse", versions, &count));
+    if (count != 1 || versions[0] != 1)
+        return 1;
+    OK(sf_take_failure(session));
+    char why[512];
+    count = sizeof why;
+    OK(sf_ticket_why(ticket, why, &count));
+    if (count < 2 || strlen(why) + 1 != count)
+        return 1;
+
     char text[16];
     size_t len = sizeof text;
     OK(sf_frame_state(frame, text, &len));
@@ -172,14 +231,21 @@ int main(int argc, char **argv)
     wrong_frame(NULL);
     wrong_frame((sf_frame *)session);
     wrong_arguments(NULL, ticket, frame, argv[1]);
+    null_arguments(session, frame);
     OK(sf_ticket_free(NULL));
     OK(sf_frame_close(NULL));
 
     int outcome;
-    if (sf_checkpoint_pid(-5, argv[1], NULL, NULL, NULL, NULL) == SF_OK || *sf_error_message() == 0)
+    struct sf_whole whole = SF_WHOLE_INIT;
+    whole.store = argv[1];
+    if (sf_checkpoint_pid(-5, &whole, NULL) == SF_OK || *sf_error_message() == 0)
         return 1;
-    WRONG(sf_checkpoint_self(argv[1], "self", NULL));
-    WRONG(sf_restore(argv[1], NULL, NULL, NULL, &outcome));
+    WRONG(sf_checkpoint_self(&whole, NULL));
+    WRONG(sf_restore(NULL, &whole, &outcome));
+    whole.size = 3;
+    WRONG(sf_checkpoint_self(&whole, &outcome));
+    WRONG(sf_checkpoint_pid(1, &whole, NULL));
+    WRONG(sf_restore("x", &whole, &outcome));
 
     OK(sf_region_remove(session, "own"));
     OK(sf_ticket_free(ticket));
@@ -189,7 +255,24 @@ int main(int argc, char **argv)
     OK(sf_close(session));
     wrong_session(session);
 
+    options.exit_on = "TERM,USR2";
+    options.snapshot_on = "SIGHUP";
     OK(sf_open("misuse", &options, NULL, &session));
+    if (sf_due(session) || sf_should_exit(session) || raise(SIGHUP) != 0 || !sf_due(session) || sf_should_exit(session))
+        return 1;
+    if (raise(SIGTERM) != 0 || !sf_should_exit(session))
+        return 1;
+    struct sf_options twin = SF_OPTIONS_INIT;
+    twin.store = argv[1];
+    twin.resume = SF_RESUME_VERSION;
+    twin.version = 1;
+    twin.origin = "misuse";
+    OK(sf_open("another", &twin, NULL, &other));
+    len = sizeof text;
+    OK(sf_state(other, text, &len));
+    if (len != 6 || strcmp(text, "state") != 0)
+        return 1;
+    OK(sf_close(other));
     OK(sf_region_add(session, "own", own, sizeof own));
     memset(own, 1, sizeof own);
     int loaded = 0;
