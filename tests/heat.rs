@@ -39,7 +39,7 @@ fn outcome(program: &Path, store: &Path, kill_after: Option<Duration>) -> Option
 /// Kills runs until as many died as are wanted, and holds every end against the undisturbed one.
 #[test]
 fn a_solver_killed_at_random_instants_ends_with_the_same_bits() {
-    let wanted = if std::env::var("STILLFRAME_STRESS").is_ok_and(|value| value == "1") { 200 } else { 8 };
+    let wanted = 200;
     let program = heat();
     let undisturbed = tempfile::tempdir().unwrap();
     let begun = Instant::now();
@@ -62,4 +62,32 @@ fn a_solver_killed_at_random_instants_ends_with_the_same_bits() {
         }
     }
     println!("{killed} killed, {ends} came to the end");
+}
+
+/// A batch system's way to end a job: told to exit, it takes a last snapshot, and the next run goes on from there.
+#[test]
+fn a_solver_that_is_asked_to_exit_goes_on_with_the_same_bits() {
+    let program = heat();
+    let (undisturbed, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = outcome(&program, undisturbed.path(), None).expect("a sum");
+    let mut asked = 0;
+    let ended = loop {
+        let child = command(&program, store.path()).stdout(Stdio::piped()).spawn().unwrap();
+        // Before it has a session, the signal would just end it.
+        std::thread::sleep(Duration::from_millis(if asked < 4 { 60 } else { 0 }));
+        if asked < 4 && stillframe::store::DirStore::new(store.path()).holder("heat").is_ok_and(|holder| holder.is_some()) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+        }
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success(), "{}: {text}", out.status);
+        match text.lines().find(|line| line.contains("checksum")) {
+            Some(sum) => break sum.to_owned(),
+            None => assert!(text.contains("asked to exit at step"), "{text}"),
+        }
+        asked += 1;
+        assert!(asked < 100);
+    };
+    assert_eq!(ended, expected, "after it was asked {asked} times");
+    assert!(asked > 0);
 }

@@ -1,10 +1,13 @@
 //! The linked library as a program uses it.
 
+mod alone;
 mod faults;
 mod methods;
 mod outside;
+mod sandbox;
 mod sessions;
 mod tickets;
+mod whole;
 
 use std::path::Path;
 use std::time::Duration;

@@ -145,3 +145,70 @@ fn a_failed_increment_loses_nothing_that_was_written() {
     let info = session.snapshot(&4).unwrap().wait(Level::Stored, LONG).unwrap();
     assert!(info.parent.is_some() && newest(store.path()) == region.to_vec());
 }
+
+/// Processor time of this process so far.
+fn processor_time() -> std::time::Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    let of = |time: nix::sys::time::TimeVal| std::time::Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64);
+    of(usage.user_time()) + of(usage.system_time())
+}
+
+#[test]
+#[ignore = "a program of the test below"]
+fn idles_under_write_protection() {
+    let store = tempfile::tempdir().unwrap();
+    let session = builder(store.path()).method(Method::WriteProtect).open().unwrap();
+    let mut region = session.alloc::<u64>("numbers", COUNT).unwrap();
+    fill(&mut region, 1);
+    session.snapshot(&1).unwrap().wait(Level::Stored, LONG).unwrap();
+    fill(&mut region, 2);
+    let before = processor_time();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let took = processor_time() - before;
+    assert!(took.as_millis() < 200, "the library took {took:?} in a second in which nothing happened");
+}
+
+#[test]
+fn a_session_that_has_nothing_to_do_takes_no_processor_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = super::alone::program("methods::idles_under_write_protection", false, dir.path()).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// The program drops the pages of `region` from element `from` on.
+fn drop_pages(region: &mut [u64], from: usize, len: usize) {
+    // SAFETY: whole pages of a region, which read as zero from now on; any number is a number.
+    let done = unsafe { libc::madvise(region[from..].as_mut_ptr().cast(), len * 8, libc::MADV_DONTNEED) };
+    assert_eq!(done, 0);
+}
+
+#[test]
+fn memory_dropped_under_write_protection_is_never_taken_for_what_was_there() {
+    let store = tempfile::tempdir().unwrap();
+    let (session, release) = super::tickets::held_up(builder(store.path()).method(Method::WriteProtect).in_flight(stillframe::region::InFlight::Queue(1)));
+    let mut region = session.alloc::<u64>("numbers", COUNT).unwrap();
+    fill(&mut region, 1);
+    let first = session.snapshot(&1).unwrap();
+    // The first one is read and waits to be committed; of the second one, nothing is read until then.
+    while first.info().file_bytes == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let second = session.snapshot(&2).unwrap();
+    assert_eq!(second.info().method, "write-protect");
+    drop_pages(&mut region, 512 * 100, 512 * 10);
+    drop(release);
+    first.wait(Level::Stored, LONG).unwrap();
+    let failed = second.wait(Level::Stored, LONG).unwrap_err();
+    assert!(failed.to_string().contains("dropped memory of a region"), "{failed}");
+    // It still takes writes, and the next snapshot is whole.
+    region[512 * 104] = 7;
+    let expected = region.to_vec();
+    assert!(expected[512 * 100] == 0 && expected[512 * 110] != 0);
+    session.snapshot(&3).unwrap().wait(Level::Verified, LONG).unwrap();
+    assert!(newest(store.path()) == expected);
+    // Dropped between two snapshots, it is zero in the increment.
+    drop_pages(&mut region, 512 * 300, 512 * 10);
+    let info = session.snapshot(&4).unwrap().wait(Level::Verified, LONG).unwrap();
+    assert!(info.parent.is_some() && newest(store.path())[512 * 300..512 * 310].iter().all(|&number| number == 0));
+}

@@ -102,6 +102,26 @@ fn a_session_can_start_anew_or_from_an_older_version_and_sizes_must_agree() {
 }
 
 #[test]
+fn several_programs_start_from_one_snapshot_while_its_writer_goes_on() {
+    let store = tempfile::tempdir().unwrap();
+    let session = builder(store.path()).open().unwrap();
+    let mut region = session.alloc::<u64>("numbers", 1000).unwrap();
+    fill(&mut region, 1);
+    let frame = session.snapshot(&1).unwrap().wait(Level::Stored, LONG).unwrap().frame.unwrap();
+    let copies: Vec<_> = ["left", "right"].map(|name| Session::builder(name).store(store.path()).resume(Resume::From(frame.clone())).open().unwrap()).into();
+    for (seed, copy) in (2..).zip(&copies) {
+        let mut region = copy.alloc::<u64>("numbers", 1000).unwrap();
+        assert!(holds(&region, 1) && copy.resumed().unwrap().frame() == &frame);
+        fill(&mut region, seed);
+        copy.snapshot(&seed).unwrap().wait(Level::Stored, LONG).unwrap();
+    }
+    drop(copies);
+    for (name, seed) in [("test", 1), ("left", 2), ("right", 3)] {
+        assert!(holds(&Snapshot::newest(store.path(), name).unwrap().read::<u64>("numbers").unwrap(), seed), "{name}");
+    }
+}
+
+#[test]
 fn regions_lie_at_the_same_addresses_if_asked_for() {
     let store = tempfile::tempdir().unwrap();
     let open = || builder(store.path()).same_addresses(true).open().unwrap();

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use stillframe::error::Kind;
-use stillframe::region::{Builder, InFlight, Info, Level, Session, Snapshot};
+use stillframe::region::{Builder, InFlight, Info, Level, Method, Session, Snapshot};
 
 use super::{builder, fill, holds, LONG};
 
 const COUNT: usize = 1 << 18;
 
 /// A session whose snapshots stay in flight until the sender is dropped.
-fn held_up(builder: Builder) -> (Session, Sender<()>) {
+pub fn held_up(builder: Builder) -> (Session, Sender<()>) {
     let (release, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let wait = move |info: &Info| {
@@ -97,4 +97,66 @@ fn a_snapshot_is_due_by_the_clock_and_the_end_by_the_time_limit() {
     session.snapshot(&()).unwrap().wait(Level::Stored, LONG).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     assert!(session.due() && session.should_exit());
+}
+
+#[test]
+fn what_is_in_flight_is_stored_when_ticket_region_and_session_are_dropped_at_once() {
+    for method in [Method::Fork, Method::WriteProtect, Method::Copy] {
+        let store = tempfile::tempdir().unwrap();
+        let session = builder(store.path()).method(method).open().unwrap();
+        let mut region = session.alloc::<u64>("numbers", COUNT).unwrap();
+        fill(&mut region, 1);
+        drop(session.snapshot(&1).unwrap());
+        drop(region);
+        drop(session);
+        assert!(holds(&Snapshot::newest(store.path(), "test").unwrap().read::<u64>("numbers").unwrap(), 1), "{method:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_check_is_told_when_the_session_closes_first() {
+    let store = tempfile::tempdir().unwrap();
+    let (session, release) = held_up(builder(store.path()));
+    let ticket = session.snapshot(&1).unwrap();
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(|| session.close());
+        // The order to end is in the queue before the one to check; the snapshot itself is stored.
+        std::thread::sleep(Duration::from_millis(300));
+        let waiting = scope.spawn(|| ticket.wait(Level::Verified, Duration::MAX));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(release);
+        closing.join().unwrap().unwrap();
+        assert!(waiting.join().unwrap().unwrap_err().to_string().contains("closed before"));
+    });
+    assert_eq!(ticket.wait(Level::Stored, LONG).unwrap().level, Level::Stored);
+    assert_eq!(ticket.wait(Level::Verified, LONG).unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn threads_take_snapshots_of_one_session_in_turn() {
+    let store = tempfile::tempdir().unwrap();
+    let session = builder(store.path()).in_flight(InFlight::Queue(2)).open().unwrap();
+    let mut region = session.alloc::<u64>("numbers", COUNT).unwrap();
+    fill(&mut region, 1);
+    let taken: usize = std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..4u64)
+            .map(|thread| {
+                let session = &session;
+                scope.spawn(move || {
+                    let one = |round| match session.snapshot(&(thread, round)) {
+                        Ok(ticket) => ticket.wait(Level::Stored, LONG).map(|_| 1).unwrap(),
+                        Err(e) => {
+                            assert_eq!(e.kind(), Kind::Busy);
+                            0
+                        }
+                    };
+                    (0..10u64).map(one).sum::<usize>()
+                })
+            })
+            .collect();
+        takers.into_iter().map(|taker| taker.join().unwrap()).sum()
+    });
+    let versions = session.versions().unwrap();
+    assert!(taken >= 10 && versions.len() == taken && versions.iter().all(|version| version.problem.is_none()), "{taken}");
+    assert!(holds(&Snapshot::newest(store.path(), "test").unwrap().read::<u64>("numbers").unwrap(), 1));
 }
