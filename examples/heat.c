@@ -63,7 +63,9 @@ int main(int argc, char **argv)
     struct sf_options options = SF_OPTIONS_INIT;
     options.store = argv[1];
     options.keep = 3;
+    options.exit_on = "TERM";
     sf_session *session;
+    sf_ticket *last = NULL;
     must(sf_open("heat", &options, NULL, &session), "cannot open a session");
     void *memory;
     must(sf_region_alloc(session, "grid", 2 * size * size * sizeof(double), &memory), "cannot allocate the grid");
@@ -86,12 +88,18 @@ int main(int argc, char **argv)
         advance(from, to, size);
         state.step++;
         if (state.step % between == 0 || sf_due(session)) {
-            int status = sf_snapshot(session, &state, sizeof state, NULL);
-            if (status != SF_ERR_BUSY) /* the one before is still being written: the next time, then */
+            sf_ticket *ticket;
+            int status = sf_snapshot(session, &state, sizeof state, &ticket);
+            if (status != SF_ERR_BUSY) { /* the one before is still being written: the next time, then */
                 must(status, "cannot take a snapshot");
+                sf_ticket_free(last);
+                last = ticket;
+            }
         }
         if (sf_should_exit(session)) {
             sf_ticket *ticket;
+            if (last != NULL)
+                sf_wait(last, SF_STORED, -1, NULL); /* should it fail, there is still this one */
             must(sf_snapshot(session, &state, sizeof state, &ticket), "cannot take the last snapshot");
             must(sf_wait(ticket, SF_STORED, -1, NULL), "the last snapshot failed");
             must(sf_ticket_free(ticket), "cannot free a ticket");
@@ -101,6 +109,7 @@ int main(int argc, char **argv)
     }
     if (state.step >= steps)
         printf("step %" PRIu64 " checksum %016" PRIx64 "\n", state.step, checksum(grid, 2 * size * size));
+    must(sf_ticket_free(last), "cannot free a ticket");
     must(sf_close(session), "a snapshot failed");
     return 0;
 }

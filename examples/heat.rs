@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = |at: usize, usual: usize| args.get(at).map_or(Ok(usual), |text| text.parse());
     let (steps, size, between) = (number(1, 2000)? as u64, number(2, 512)?.max(3), number(3, 100)?.max(1) as u64);
 
-    let session = Session::builder("heat").store(store).keep(3).open()?;
+    let session = Session::builder("heat").store(store).keep(3).exit_on("TERM").open()?;
     let mut grid = session.alloc::<f64>("grid", 2 * size * size)?;
     let mut state = session.state()?.unwrap_or(State { step: 0, seed: 1 });
     match session.resumed() {
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => println!("starts at step 0"),
     }
 
-    let (mut taken, mut held_up, begun) = (0, Duration::ZERO, Instant::now());
+    let (mut taken, mut held_up, mut last, begun) = (0, Duration::ZERO, None, Instant::now());
     while state.step < steps {
         let (even, odd) = grid.split_at_mut(size * size);
         let (from, to) = if state.step % 2 == 0 { (even, odd) } else { (odd, even) };
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         state.step += 1;
         if state.step % between == 0 || session.due() {
             match session.snapshot(&state) {
-                Ok(ticket) => (taken, held_up) = (taken + 1, held_up + Duration::from_nanos(ticket.info().pause_ns)),
+                Ok(ticket) => (taken, held_up, last) = (taken + 1, held_up + Duration::from_nanos(ticket.info().pause_ns), Some(ticket)),
                 // The one before is still being written: the next time, then.
                 Err(e) if e.kind() == Kind::Busy => {}
                 Err(e) => return Err(e.into()),
@@ -75,7 +75,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{taken} snapshots held it up for {:.1} ms in {:.1} s", held_up.as_secs_f64() * 1e3, begun.elapsed().as_secs_f64());
     if state.step < steps {
-        session.snapshot(&state)?.wait(Level::Stored, Duration::from_secs(600))?;
+        const LONG: Duration = Duration::from_secs(600);
+        // One that is still being written comes first; should it fail, there is still this one.
+        let _ = last.map(|ticket| ticket.wait(Level::Stored, LONG));
+        session.snapshot(&state)?.wait(Level::Stored, LONG)?;
         println!("asked to exit at step {}", state.step);
         return Ok(());
     }
