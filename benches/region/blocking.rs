@@ -12,7 +12,9 @@ use stillframe::sys::clone;
 
 use super::{fill, median, millis, name, Missed, Outcome, LONG, METHODS, MIB, PAGE, SHARES};
 
+/// Of each kind; more of what is over in no time, which a busy moment of the machine would spoil.
 const ROUNDS: usize = 5;
+const SHORT_ROUNDS: usize = 25;
 /// What the first snapshot may block, in milliseconds for a GiB.
 const FIRST: f64 = 16.0;
 /// What a later one may block besides the copy of what was written, in milliseconds for a GiB.
@@ -87,12 +89,13 @@ fn costs(store: &Path, method: Method, count: usize, copies: &[f64], missed: &mu
     for (share, copy) in SHARES.into_iter().zip(copies) {
         let mut infos = Vec::new();
         // The first round is not yet what goes on for hours.
-        for round in 0..=ROUNDS {
+        let rounds = if share < 10 { SHORT_ROUNDS } else { ROUNDS };
+        for round in 0..=rounds {
             touch(&mut region, share, round as u64);
             infos.push(snapshot(&session)?);
         }
         let of = |value: fn(&Info) -> u64| median(infos[1..].iter().map(|info| value(info) as f64 / 1e6).collect());
-        let (last, blocks) = (&infos[ROUNDS], of(|info| info.pause_ns));
+        let (last, blocks) = (&infos[rounds], of(|info| info.pause_ns));
         // The other methods do not track what was written.
         let bar = if method == Method::Auto { missed.hold(blocks, LATER * gib + copy) } else { missed.hold(blocks, FIRST * gib) };
         row(name(method), &format!("{share} %"), blocks, &bar, of(|info| info.stored_ns), mib(last), &format!("{}: {}", last.method, last.why));
