@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// How often a run is killed, and how many steps it takes.
+const KILLS: usize = 200;
+const STEPS: &str = "800";
 /// How long one run may take.
 const BOUND: Duration = Duration::from_secs(300);
 
@@ -13,15 +16,15 @@ fn heat() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_stillframe")).with_file_name("examples").join("heat")
 }
 
-fn command(program: &Path, store: &Path) -> Command {
+fn command(program: &Path, store: &Path, steps: &str) -> Command {
     let mut command = Command::new(program);
-    command.arg(store).args(["800", "200", "20"]);
+    command.arg(store).args([steps, "200", "20"]);
     command
 }
 
 /// The line with the sum, if the run came to its end.
-fn outcome(program: &Path, store: &Path, kill_after: Option<Duration>) -> Option<String> {
-    let mut child = command(program, store).stdout(Stdio::piped()).spawn().unwrap();
+fn outcome(program: &Path, store: &Path, steps: &str, kill_after: Option<Duration>) -> Option<String> {
+    let mut child = command(program, store, steps).stdout(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         assert!(begun.elapsed() < BOUND, "the solver hangs");
@@ -36,23 +39,22 @@ fn outcome(program: &Path, store: &Path, kill_after: Option<Duration>) -> Option
     text.lines().find(|line| line.contains("checksum")).map(str::to_owned)
 }
 
-/// Kills runs until as many died as are wanted, and holds every end against the undisturbed one.
+/// Kills runs, lets some come to their end in between, and holds every end against the undisturbed one.
 #[test]
 fn a_solver_killed_at_random_instants_ends_with_the_same_bits() {
-    let wanted = 200;
     let program = heat();
     let undisturbed = tempfile::tempdir().unwrap();
     let begun = Instant::now();
-    let expected = outcome(&program, undisturbed.path(), None).expect("a sum");
+    let expected = outcome(&program, undisturbed.path(), STEPS, None).expect("a sum");
     let whole = begun.elapsed();
     let (mut killed, mut ends, mut seed) = (0, 0, u64::from(std::process::id()));
     println!("seed {seed}, a run takes {whole:?}, {expected}");
     let mut store = tempfile::tempdir().unwrap();
-    while killed < wanted || ends == 0 {
+    while killed < KILLS || ends == 0 {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         // Enough are killed early, and some live to see the end.
-        let after = if killed < wanted { Some(whole.mul_f64((seed >> 33) as f64 / (1u64 << 31) as f64 * 0.8)) } else { None };
-        match outcome(&program, store.path(), after) {
+        let after = if killed < KILLS { Some(whole.mul_f64((seed >> 33) as f64 / (1u64 << 31) as f64 * 0.8)) } else { None };
+        match outcome(&program, store.path(), STEPS, after) {
             None => killed += 1,
             Some(sum) => {
                 assert_eq!(sum, expected, "after {killed} kills");
@@ -69,10 +71,12 @@ fn a_solver_killed_at_random_instants_ends_with_the_same_bits() {
 fn a_solver_that_is_asked_to_exit_goes_on_with_the_same_bits() {
     let program = heat();
     let (undisturbed, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = outcome(&program, undisturbed.path(), None).expect("a sum");
+    // Long enough to be asked several times.
+    let steps = "10000";
+    let expected = outcome(&program, undisturbed.path(), steps, None).expect("a sum");
     let mut asked = 0;
     let ended = loop {
-        let child = command(&program, store.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let child = command(&program, store.path(), steps).stdout(Stdio::piped()).spawn().unwrap();
         // Before it has a session, the signal would just end it.
         std::thread::sleep(Duration::from_millis(if asked < 4 { 60 } else { 0 }));
         if asked < 4 && stillframe::store::DirStore::new(store.path()).holder("heat").is_ok_and(|holder| holder.is_some()) {

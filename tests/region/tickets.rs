@@ -121,7 +121,7 @@ fn who_waits_for_a_check_is_told_when_the_session_closes_first() {
     std::thread::scope(|scope| {
         let closing = scope.spawn(|| session.close());
         // The order to end is in the queue before the one to check; the snapshot itself is stored.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(1));
         let waiting = scope.spawn(|| ticket.wait(Level::Verified, Duration::MAX));
         std::thread::sleep(Duration::from_millis(300));
         drop(release);
