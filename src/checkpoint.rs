@@ -126,7 +126,8 @@ pub struct Report {
     pub rounds: u32,
     /// Pages copied in the pause.
     pub copied: u64,
-    /// A stop before all that, to begin to watch the tree's memory, in nanoseconds.
+    /// Stops before that one, in nanoseconds altogether: to begin to watch the tree's memory, and to look at it once more where it
+    /// writes much.
     pub arming_ns: u64,
     /// How long the tree stood still, in nanoseconds.
     pub pause_ns: u64,

@@ -1,6 +1,7 @@
 //! Pages copied into our own memory, because there is no time to write them: the last rounds, and the pause.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::sys::memory::{Owned, HUGE};
 use crate::sys::PAGE;
 use crate::track::{Range, Ranges};
 use crate::tracee::memory::Memory;
@@ -9,78 +10,95 @@ use crate::transfer::Feed;
 /// Copies of pages on their way into the frame.
 #[derive(Debug, Default)]
 pub struct Aside {
-    bytes: Vec<u8>,
-    used: usize,
+    chunks: Vec<Chunk>,
     pieces: Vec<Piece>,
+}
+
+/// Memory that stays where it is, filled from the front.
+#[derive(Debug)]
+struct Chunk {
+    bytes: Owned,
+    used: usize,
 }
 
 #[derive(Debug)]
 struct Piece {
     object: u32,
     range: Range,
+    chunk: usize,
     at: usize,
     generation: u32,
 }
 
+/// At least that many bytes, which the kernel has found memory for: it does so at the first touch of each page.
+pub fn room(bytes: u64) -> Result<Owned> {
+    let bytes = bytes.next_multiple_of(HUGE);
+    let failed = |e| Error::io(format!("cannot find {} MiB of memory for pages; lower --memory-limit or free some memory", bytes >> 20), e);
+    let mut room = Owned::new(bytes).map_err(failed)?;
+    room.iter_mut().step_by(PAGE as usize).for_each(|byte| *byte = 0);
+    Ok(room)
+}
+
 impl Aside {
     /// Makes room for that many more bytes now, so that the pause need not wait for the kernel to find memory.
-    pub fn reserve(&mut self, bytes: u64) {
-        let wanted = self.used + bytes as usize;
-        if self.bytes.len() < wanted {
-            self.bytes.resize(wanted, 0);
+    pub fn reserve(&mut self, bytes: u64) -> Result<()> {
+        let left: usize = self.chunks.last().map_or(0, |chunk| chunk.bytes.len() - chunk.used);
+        if left as u64 >= bytes {
+            return Ok(());
         }
+        self.add(room(bytes)?);
+        Ok(())
+    }
+
+    /// Takes memory that will be filled next.
+    pub fn add(&mut self, bytes: Owned) {
+        self.chunks.push(Chunk { bytes, used: 0 });
     }
 
     /// Bytes held.
     pub fn held(&self) -> u64 {
-        self.used as u64
+        self.chunks.iter().map(|chunk| chunk.used as u64).sum()
     }
 
-    /// Copies pages of a stopped process.
-    pub fn copy(&mut self, object: u32, memory: &Memory, ranges: &Ranges, generation: u32) -> Result<()> {
-        let wanted: Vec<(u64, usize)> = ranges.as_slice().iter().map(|range| (range.0, (range.1 - range.0) as usize)).collect();
-        self.reserve(ranges.bytes());
-        let end = self.used + ranges.bytes() as usize;
-        memory.gather(&wanted, &mut self.bytes[self.used..end])?;
-        for &range in ranges.as_slice() {
-            self.add(object, range, generation);
-        }
-        Ok(())
-    }
-
-    /// Copies pages of a process that runs; returns those that could not be read, because they were just unmapped or are closed to readers.
-    pub fn copy_of_running(&mut self, object: u32, memory: &Memory, ranges: &Ranges, generation: u32) -> Ranges {
+    /// Copies pages of a process; returns those that could not be read, because they were just unmapped or are closed to readers.
+    pub fn copy(&mut self, object: u32, memory: &Memory, ranges: &Ranges, generation: u32) -> Result<Ranges> {
         // As a rule all can be read at once.
-        let before = (self.used, self.pieces.len());
-        if self.copy(object, memory, ranges, generation).is_ok() {
-            return Ranges::default();
+        if self.copy_all(object, memory, ranges, generation)? {
+            return Ok(Ranges::default());
         }
-        self.used = before.0;
-        self.pieces.truncate(before.1);
         let mut missing = Ranges::default();
         for &(start, end) in ranges.as_slice() {
             for at in (start..end).step_by(PAGE as usize) {
-                let page = (at, at + PAGE);
-                self.reserve(PAGE);
-                match memory.read(at, &mut self.bytes[self.used..self.used + PAGE as usize]) {
-                    Ok(()) => self.add(object, page, generation),
-                    Err(_) => missing.push(page),
+                let page = Ranges::of(vec![(at, at + PAGE)]);
+                if !self.copy_all(object, memory, &page, generation)? {
+                    missing.push((at, at + PAGE));
                 }
             }
         }
-        missing
+        Ok(missing)
     }
 
-    fn add(&mut self, object: u32, range: Range, generation: u32) {
-        let at = self.used;
-        self.used += (range.1 - range.0) as usize;
-        self.pieces.push(Piece { object, range, at, generation });
+    /// Copies all or nothing: whether it did.
+    fn copy_all(&mut self, object: u32, memory: &Memory, ranges: &Ranges, generation: u32) -> Result<bool> {
+        self.reserve(ranges.bytes())?;
+        let number = self.chunks.len().saturating_sub(1);
+        let Some(chunk) = self.chunks.last_mut() else { return Ok(true) };
+        let wanted: Vec<(u64, usize)> = ranges.as_slice().iter().map(|range| (range.0, (range.1 - range.0) as usize)).collect();
+        let end = chunk.used + ranges.bytes() as usize;
+        if memory.gather(&wanted, &mut chunk.bytes[chunk.used..end]).is_err() {
+            return Ok(false);
+        }
+        for &range in ranges.as_slice() {
+            self.pieces.push(Piece { object, range, chunk: number, at: chunk.used, generation });
+            chunk.used += (range.1 - range.0) as usize;
+        }
+        Ok(true)
     }
 
     /// Sends all of it into the frame.
     pub fn feed(&self, feed: &mut Feed<'_>) -> Result<()> {
-        for Piece { object, range, at, generation } in &self.pieces {
-            feed.bytes(*object, range.0, &self.bytes[*at..*at + (range.1 - range.0) as usize], *generation)?;
+        for Piece { object, range, chunk, at, generation } in &self.pieces {
+            feed.bytes(*object, range.0, &self.chunks[*chunk].bytes[*at..*at + (range.1 - range.0) as usize], *generation)?;
         }
         Ok(())
     }

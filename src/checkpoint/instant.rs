@@ -18,7 +18,7 @@ use crate::proc::{self, maps, Pid};
 use crate::resource::contents::Contents;
 use crate::resource::fd::scan::Room;
 use crate::resource::memory::{page_ranges, Mapping, Pages, Survey};
-use crate::sys::sched::Urgent;
+use crate::sys::sched::{self, Urgent};
 use crate::sys::PAGE;
 use crate::track::Ranges;
 use crate::tracee::memory::Memory;
@@ -103,7 +103,7 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
     let mut host = Host::here()?;
     // Room for duplicates of the target's descriptors and for pages: growing takes long, and would in the pause.
     let _room = Room::make();
-    job.aside.reserve((2 * job.expected + MARGIN).min(job.options.memory_limit));
+    job.aside.reserve((2 * job.expected + MARGIN).min(job.options.memory_limit))?;
     // On a busy machine the target would stand still while others run.
     let urgent = Urgent::begin();
     let (mut frozen, begun) = seize(job.root)?;
@@ -131,18 +131,23 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
     Ok(Instance { captured, rest, live, hold, pause_ns, thawed, host, copied, notes })
 }
 
-/// Reads state on this thread, and page tables on another at the same time.
+/// Reads state on this thread, and page tables on another at the same time, in the end on both.
 fn capture_and_look(frozen: &mut Frozen, job: &mut Job<'_>) -> Result<Captured> {
-    let watch = &mut *job.watch;
-    thread::scope(|scope| {
-        let looking = scope.spawn(move || {
+    let looks = job.watch.begin_look()?;
+    let visited = frozen.processes[0].stat.processor;
+    let captured = thread::scope(|scope| {
+        scope.spawn(|| {
             let _urgent = Urgent::begin();
-            watch.look()
+            // Visited threads run where they ran: behind this look they would wait for its end.
+            sched::keep_off(visited);
+            looks.iter().for_each(|(_, look)| look.help());
         });
         let captured = capture::capture(frozen, job.surveys, job.contents, job.options);
-        let looked = looking.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that looks for written pages failed")));
-        captured.and_then(|captured| looked.map(|()| captured))
-    })
+        looks.iter().for_each(|(_, look)| look.help());
+        captured
+    })?;
+    job.watch.end_look(looks)?;
+    Ok(captured)
 }
 
 /// Which pages are where, once the pause has done its part.
@@ -173,16 +178,28 @@ fn divide(captured: &mut Captured, job: &mut Job<'_>) -> Result<Divided> {
         let all = cover(&private, |_| true);
         let live = tracked.last.live.intersect(&all);
         let dirty = tracked.last.dirty.union(&tracked.owed).intersect(&live);
-        space.guards = tracked.last.guards.intersect(&all).as_slice().iter().map(|&(start, end)| (start, end - start)).collect();
+        space.guards = tracked.last.guards.intersect(&all).lengths();
         let (now, later) = choose(pid, &dirty, &escapes, live.bytes(), job, &mut divided.notes)?;
         divided.copied += now.bytes() / PAGE;
-        job.aside.copy(object, &Memory::open(pid)?, &now, job.generation)?;
+        let unread = job.aside.copy(object, &Memory::open(pid)?, &now, job.generation)?;
+        let live = live.minus(&closed(job.watch, object, pid, unread, &mut space.guards)?);
         if !later.is_empty() {
             divided.rest.push(Rest { object, pid, what: What::Pages(later) });
         }
         divided.live.push((object, live));
     }
     Ok(divided)
+}
+
+/// Of pages that cannot be read, those that are guards or nothing, and no part of the frame: it has guards of its own list.
+fn closed(watch: &mut Watch, object: u32, pid: Pid, unread: Ranges, guards: &mut Vec<(u64, u64)>) -> Result<Ranges> {
+    let Some(space) = watch.spaces().iter_mut().find(|space| space.object == object).filter(|_| !unread.is_empty()) else { return Ok(unread) };
+    let (data, found) = space.tracker.sift(pid, &unread)?;
+    if let Some((at, _)) = data.as_slice().first() {
+        return Err(Error::new(Kind::Io, format!("pid {pid}: cannot read its memory at {at:#x}")));
+    }
+    guards.extend(found.lengths());
+    Ok(unread)
 }
 
 fn cover(mappings: &[&Mapping], wanted: impl Fn(&Mapping) -> bool) -> Ranges {
@@ -224,23 +241,30 @@ pub fn size_of(rest: &[Rest]) -> u64 {
     rest.iter().map(size).sum()
 }
 
-/// Feeds what is not in the frame yet; returns guard ranges (object, start, length) met on the way.
-pub fn feed_rest(feed: &mut Feed<'_>, rest: &[Rest], generation: u32) -> Result<Vec<(u32, u64, u64)>> {
+/// Feeds what is not in the frame yet, and takes what proves to be no data out of `live`; returns guard ranges (object, start,
+/// length) met on the way.
+pub fn feed_rest(feed: &mut Feed<'_>, watch: &mut Watch, rest: &[Rest], live: &mut [(u32, Ranges)], generation: u32) -> Result<Vec<(u32, u64, u64)>> {
     let mut guards = Vec::new();
     for Rest { object, pid, what } in rest {
         let memory = Memory::open(*pid)?;
+        let mut found = Vec::new();
         match what {
-            What::Pages(pages) => feed.memory(*object, &memory, pages.as_slice(), generation)?,
+            What::Pages(pages) => {
+                let unread = Ranges::of(feed.memory_of_running(*object, &memory, pages.as_slice(), generation)?);
+                let closed = closed(watch, *object, *pid, unread, &mut found)?;
+                live.iter_mut().filter(|(known, _)| known == object).for_each(|(_, live)| *live = live.minus(&closed));
+            }
             What::Mappings(mappings) => {
                 let path = proc::path(*pid, "pagemap");
                 let pagemap = File::open(&path).at("open", &path)?;
                 for mapping in mappings {
-                    let found: Pages = page_ranges(&pagemap, mapping)?;
-                    guards.extend(found.guards.into_iter().map(|(start, end)| (*object, start, end - start)));
-                    feed.memory(*object, &memory, &found.data, generation)?;
+                    let pages: Pages = page_ranges(&pagemap, mapping)?;
+                    found.extend(pages.guards.into_iter().map(|(start, end)| (start, end - start)));
+                    feed.memory(*object, &memory, &pages.data, generation)?;
                 }
             }
         }
+        guards.extend(found.into_iter().map(|(start, len)| (*object, start, len)));
     }
     Ok(guards)
 }

@@ -3,10 +3,21 @@
 //! Whatever a look finds is *owed* to the frame until it is copied, so that no way out of here can lose a page. Large rounds go
 //! straight into the frame, small ones into memory, because the time until the next look decides how much is written meanwhile.
 //! Pages that are written in every small round (hot pages) stay owed, and are copied once, in the pause.
+//!
+//! Protecting pages of a program that runs costs a message between processors for every 2 MiB that it has written to. Where much is
+//! written all over the place, looks become so long that they find ever as much; then one look is made in a short stop, in which
+//! nobody needs a message and nothing is written.
 
-use super::aside::Aside;
+use std::thread;
+use std::time::Duration;
+
+use super::aside::{self, Aside};
+use super::calls::Calls;
+use super::instant;
 use super::watch::{Space, Watch};
 use crate::error::{Kind, Result};
+use crate::proc::Pid;
+use crate::sys::sched::Urgent;
 use crate::sys::PAGE;
 use crate::track::Ranges;
 use crate::tracee::memory::Memory;
@@ -16,6 +27,10 @@ use crate::transfer::Feed;
 const SMALL: u64 = 32 << 20;
 /// This little is not worth another round.
 const FEW: u64 = 64 * PAGE;
+/// More than this in a small round is worth a stop.
+const MANY: u64 = 512 * PAGE;
+/// More than this is not worth another round: it takes as long to copy as to write.
+const LARGE: u64 = 128 << 20;
 /// Large rounds at most; each must be a good deal smaller than the one before anyhow.
 const LARGE_ROUNDS: u32 = 12;
 /// Small rounds at most.
@@ -33,17 +48,29 @@ pub struct Rounds {
 }
 
 /// Copies what is not in the store yet straight into the frame, everything there is if it is to be `full`, until little is left.
-pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, full: bool) -> Result<Rounds> {
+/// Makes room aside for that, within `limit` bytes.
+pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, full: bool, limit: u64) -> Result<Rounds> {
     let mut rounds = Rounds::default();
     let mut bytes = first_look(watch, full)?;
     while bytes > SMALL {
         let before = bytes;
         feed.announce(rounds.count, bytes)?;
-        copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+        // Fresh memory may take the kernel longer than the copying of later rounds: now there is time for it.
+        let wanted = if rounds.count == 0 { (bytes / 16).min(LARGE).min(limit) } else { 0 };
+        thread::scope(|scope| {
+            let making = (wanted > 0).then(|| scope.spawn(move || aside::room(wanted)));
+            copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+            match making.map(|making| making.join()) {
+                Some(Ok(made)) => made.map(|room| aside.add(room)),
+                _ => Ok(()),
+            }
+        })?;
         rounds.count += 1;
+        // What is still on its way to the store would take the time of what follows.
+        feed.settle()?;
         bytes = look(watch, false)?;
-        rounds.diverged = bytes > SMALL && (rounds.count >= LARGE_ROUNDS || bytes > before / 4 * 3);
-        if rounds.diverged {
+        if bytes > SMALL && (rounds.count >= LARGE_ROUNDS || bytes > before / 4 * 3) {
+            rounds.diverged = bytes > LARGE;
             break;
         }
     }
@@ -51,26 +78,50 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, full: bool) -> Resul
     Ok(rounds)
 }
 
-/// Copies the little that is left into memory, again and again, until it gets no less.
-pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds) -> Result<()> {
+/// Copies the little that is left into memory, again and again, until it gets no less, or until a stop has made it little.
+pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds, stop: &mut Stop<'_>, limit: u64) -> Result<()> {
     if rounds.diverged {
         return Ok(());
     }
-    // What was written while the flags of mappings were read is not known yet.
-    let mut bytes = look(watch, false)?;
-    let mut before = u64::MAX;
+    aside.reserve(rounds.expected.min(limit))?;
+    let _urgent = Urgent::begin();
+    let (mut bytes, mut last) = (rounds.expected, false);
     for round in 1.. {
-        copy(watch, |space, memory, todo| Ok(aside.copy_of_running(space.object, memory, todo, rounds.count)))?;
+        copy(watch, |space, memory, todo| match aside.held() + todo.bytes() <= limit {
+            true => aside.copy(space.object, memory, todo, rounds.count),
+            false => Ok(todo.clone()),
+        })?;
         rounds.count += 1;
-        // The pause will find about as much as this round did.
-        rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>();
-        if bytes <= FEW || round >= SMALL_ROUNDS || bytes > before / 4 * 3 {
+        if last {
             break;
         }
-        before = bytes;
-        bytes = look(watch, true)?;
+        let before = bytes;
+        // What a stop finds is copied much faster than it was written.
+        bytes = if before > MANY { stop.look(watch)? / 4 } else { look(watch, round > 1)? };
+        last = before > MANY || round >= SMALL_ROUNDS || bytes <= FEW || bytes > before / 4 * 3;
     }
+    // The pause will find about as much as the last round did.
+    rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>();
     Ok(())
+}
+
+/// Stops the tree for a look.
+pub struct Stop<'a> {
+    pub root: Pid,
+    pub calls: &'a mut Calls,
+    /// How long all such stops took.
+    pub took: Duration,
+}
+
+impl Stop<'_> {
+    fn look(&mut self, watch: &mut Watch) -> Result<u64> {
+        let (mut frozen, begun) = instant::seize(self.root)?;
+        self.calls.exchange(&mut frozen);
+        let looked = look(watch, false);
+        frozen.thaw();
+        self.took += begun.elapsed();
+        looked
+    }
 }
 
 /// The first look of a frame: what was written since the last frame, or everything; returns how many bytes.

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::aside::Aside;
 use super::calls::Calls;
 use super::instant::{self, Hold, Instance, Job};
-use super::precopy::{self, Rounds};
+use super::precopy::{self, Rounds, Stop};
 use super::watch::Watch;
 use super::{Method, Options, Report, Then};
 use crate::error::{Error, Result};
@@ -40,6 +40,7 @@ struct Taken {
     instance: Instance,
     rounds: Rounds,
     guards: Vec<(u32, u64, u64)>,
+    stopped_ns: u64,
 }
 
 impl Session {
@@ -86,7 +87,7 @@ impl Session {
         let mut making = Making { root: self.root, options: &self.options, watch, calls: &mut self.calls, surveys: &mut self.surveys, contents: &mut contents };
         let how = How { compression: self.options.compression, rate_limit: self.options.rate_limit, progress: self.options.progress.clone() };
         let (totals, taken) = transfer::run(&mut writer, &how, |feed| making.make(feed, parent.is_none()))?;
-        let Taken { instance, rounds, guards } = taken;
+        let Taken { instance, rounds, guards, stopped_ns } = taken;
         // The twins end first: they hold the target's memory.
         let Instance { mut captured, live, hold, pause_ns, thawed, host, copied, notes: mut more, .. } = instance;
         let twins = matches!(&hold, Hold::Twins(twins) if !twins.is_empty());
@@ -120,7 +121,7 @@ impl Session {
         self.options.hooks.run(Event::Committed, self.root, Some(&frame.to_string()))?;
         let Totals { pages, zero_pages, .. } = totals;
         let durable_ns = super::nanos(started.elapsed());
-        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns, pause_ns, durable_ns, lag_ns: super::nanos(thawed.elapsed()), pages, zero_pages, bytes: written.bytes, transfer: totals, notes })
+        Ok(Report { frame, parent: parent.map(|parent| parent.1), processes: manifest.processes.len(), method, rounds: rounds.count, copied, arming_ns: arming_ns + stopped_ns, pause_ns, durable_ns, lag_ns: super::nanos(thawed.elapsed()), pages, zero_pages, bytes: written.bytes, transfer: totals, notes })
     }
 }
 
@@ -137,12 +138,14 @@ struct Making<'a> {
 impl Making<'_> {
     fn make(&mut self, feed: &mut Feed<'_>, full: bool) -> Result<Taken> {
         let mut aside = Aside::default();
-        let mut rounds = precopy::large_rounds(self.watch, feed, full)?;
+        let mut rounds = precopy::large_rounds(self.watch, feed, &mut aside, full, self.options.memory_limit)?;
         if rounds.count > 0 {
             // That took its time: have mappings changed?
             super::survey(self.root, self.surveys)?;
         }
-        precopy::small_rounds(self.watch, &mut aside, &mut rounds)?;
+        let mut stop = Stop { root: self.root, calls: self.calls, took: Duration::ZERO };
+        precopy::small_rounds(self.watch, &mut aside, &mut rounds, &mut stop, self.options.memory_limit)?;
+        let stopped_ns = super::nanos(stop.took);
         let objects = self.watch.objects();
         for (pid, survey) in self.surveys.iter_mut() {
             survey.tracked = objects.get(pid).copied();
@@ -163,9 +166,9 @@ impl Making<'_> {
         let contents: u64 = self.contents.list.iter().map(|content| content.len).sum();
         feed.announce(rounds.count, aside.held() + instant::size_of(&instance.rest) + contents)?;
         aside.feed(feed)?;
-        let guards = instant::feed_rest(feed, &instance.rest, rounds.count)?;
+        let guards = instant::feed_rest(feed, self.watch, &instance.rest, &mut instance.live, rounds.count)?;
         self.contents.list.iter().try_for_each(|content| feed.content(content))?;
-        Ok(Taken { instance, rounds, guards })
+        Ok(Taken { instance, rounds, guards, stopped_ns })
     }
 }
 

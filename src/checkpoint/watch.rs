@@ -9,7 +9,7 @@ use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
 use crate::sys::kcmp::{self, Object};
 use crate::sys::sched::Urgent;
-use crate::track::{Last, Ranges, Tracker};
+use crate::track::{Last, Look, Ranges, Tracker};
 use crate::tracee::seize::{self, Frozen};
 use crate::tracee::visit::{Site, Visit};
 
@@ -118,12 +118,26 @@ impl Watch {
         self.spaces.iter().filter(|space| !space.tracker.is_dead())
     }
 
-    /// The tree is stopped: what changed in every space since the last round.
-    pub fn look(&mut self) -> Result<()> {
-        for space in self.spaces.iter_mut().filter(|space| !space.tracker.is_dead()) {
-            match space.tracker.last() {
-                Ok(last) => space.last = last,
+    /// The tree is stopped: begins to look what changed in every space since the last round.
+    pub fn begin_look(&mut self) -> Result<Vec<(usize, Look)>> {
+        let mut looks = Vec::new();
+        for (at, space) in self.spaces.iter_mut().enumerate().filter(|(_, space)| !space.tracker.is_dead()) {
+            match space.tracker.begin_last() {
+                Ok(look) => looks.push((at, look)),
                 // A process that ended before the stop is no part of the frame.
+                Err(e) if e.kind() == Kind::TargetGone || space.has_ended() => space.tracker.give_up(),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(looks)
+    }
+
+    /// Takes what the looks have found.
+    pub fn end_look(&mut self, looks: Vec<(usize, Look)>) -> Result<()> {
+        for (at, look) in looks {
+            let space = &mut self.spaces[at];
+            match space.tracker.end_last(look) {
+                Ok(last) => space.last = last,
                 Err(e) if e.kind() == Kind::TargetGone || space.has_ended() => space.tracker.give_up(),
                 Err(e) => return Err(e),
             }

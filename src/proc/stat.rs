@@ -44,6 +44,8 @@ pub struct Stat {
     pub env_end: u64,
     /// Signal sent to the parent at exit.
     pub exit_signal: i32,
+    /// Where its first thread ran last.
+    pub processor: usize,
     /// Wait status of a zombie.
     pub exit_code: i32,
 }
@@ -87,6 +89,7 @@ fn fields(text: &str) -> Option<Stat> {
         end_code: num(27)? as u64,
         start_stack: num(28)? as u64,
         exit_signal: num(38)? as i32,
+        processor: num(39)? as usize,
         start_data: num(45)? as u64,
         end_data: num(46)? as u64,
         start_brk: num(47)? as u64,

@@ -76,7 +76,7 @@ pub struct Query {
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
 /// Bytes looked at under one hold of the target's map lock, or more where nothing is mapped.
-const STEP: u64 = 1 << 30;
+const STEP: u64 = 32 << 20;
 
 /// Regions of [`start`, `end`) in which any category of `any_of` holds, with those of `report` that hold.
 pub fn scan(pagemap: &File, start: u64, end: u64, any_of: u64, report: u64) -> io::Result<Vec<Region>> {

@@ -57,6 +57,17 @@ pub fn set_io_priority(tid: pid_t, priority: i32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, priority) }).map(drop)
 }
 
+/// Keeps the calling thread off a processor, if it may use another.
+pub fn keep_off(processor: usize) {
+    use nix::sched::{sched_getaffinity, sched_setaffinity};
+    let this = nix::unistd::Pid::from_raw(0);
+    let Ok(mut allowed) = sched_getaffinity(this) else { return };
+    if allowed.unset(processor).is_ok() {
+        // With none left the kernel refuses.
+        let _ = sched_setaffinity(this, &allowed);
+    }
+}
+
 /// While it lives, the calling thread runs ahead of ordinary ones, where we may ask for that.
 #[derive(Debug)]
 pub struct Urgent(Option<Attributes>);

@@ -3,9 +3,12 @@
 //! A [`Tracker`] belongs to one address space. It is made by one injected call and works from outside after that; when it
 //! goes, or we do, the kernel lifts all protection and the target runs on as before.
 
+mod look;
 pub mod ranges;
+mod scan;
 mod tracker;
 
+pub use look::Look;
 pub use ranges::{Range, Ranges};
 pub use tracker::{Last, Tracker};
 

@@ -40,6 +40,11 @@ impl Ranges {
         self.0.iter().map(|range| range.1 - range.0).sum()
     }
 
+    /// Each range as (start, length).
+    pub fn lengths(&self) -> Vec<Range> {
+        self.0.iter().map(|&(start, end)| (start, end - start)).collect()
+    }
+
     /// Addresses in either set.
     pub fn union(&self, other: &Ranges) -> Ranges {
         match (self.is_empty(), other.is_empty()) {

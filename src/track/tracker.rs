@@ -1,27 +1,24 @@
 //! Write-protect tracking of one address space: rounds while it runs, a last look while it is stopped.
 //!
-//! Only pages that are there get protected. A page that comes, or that is dropped, is therefore *written* until the round
-//! that finds it: holes always show as written, in one region however large, and page tables do not grow by our doing.
+//! As a rule only pages that are there get protected. A page that comes, or that is dropped, is therefore *written* until the
+//! round that finds it: holes always show as written, in one region however large, and page tables do not grow by our doing.
 
 use std::fs::File;
 use std::io;
 
-use super::{Range, Ranges};
+use super::look::Look;
+use super::scan::{self, is_data, is_guard, is_trackable, select, span};
+use super::Ranges;
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, maps, maps::Vma, Pid};
-use crate::sys::pagemap::{self, category, Query, Region};
+use crate::sys::pagemap::Region;
 use crate::sys::uffd::{self, feature, mode, Uffd};
+use crate::sys::PAGE;
 use crate::tracee::visit::Visit;
 use crate::tracee::Remote;
 
-/// There in some form: in memory, swapped out, or a marker.
-const THERE: u64 = category::PRESENT | category::SWAPPED;
-/// What tells data from pages that any mapping would show.
-const KIND: u64 = THERE | category::FILE | category::ZERO | category::GUARD;
 /// Stretches without holes from this length on are looked at by the kernel's fast path.
 const DENSE: u64 = 4 << 20;
-/// More changed regions than this in one dense stretch are looked up in one sweep.
-const MANY: usize = 512;
 
 /// The watch over one address space.
 #[derive(Debug)]
@@ -73,9 +70,9 @@ impl Tracker {
     /// time. They are write-protected again, so that a copy made from now on is either current or written once more.
     pub fn round(&mut self) -> Result<Ranges> {
         let (pagemap, vmas) = self.look()?;
-        let mut regions = Vec::new();
+        let (dense, mut regions) = (self.dense(), Vec::new());
         for vma in vmas.iter().filter(|vma| is_trackable(vma)) {
-            let found = self.round_in(&pagemap, vma);
+            let found = self.round_in(&pagemap, vma, &dense);
             // Nobody knows which pages a failed look has protected: the space must be watched anew.
             self.dead |= found.is_err();
             regions.extend(found.context(format_args!("pid {}: cannot follow its writes at {:x}", self.pid, vma.start))?);
@@ -93,7 +90,7 @@ impl Tracker {
         let (pagemap, vmas) = self.look()?;
         let mut regions = Vec::new();
         for vma in vmas.iter().filter(|vma| is_trackable(vma)) {
-            regions.extend(pagemap::scan(&pagemap, vma.start, vma.end, THERE, KIND).context(format_args!("pid {}: cannot list its pages at {:x}", self.pid, vma.start))?);
+            regions.extend(scan::kinds(&pagemap, (vma.start, vma.end)).context(format_args!("pid {}: cannot list its pages at {:x}", self.pid, vma.start))?);
         }
         Ok(select(&regions, is_data))
     }
@@ -104,11 +101,9 @@ impl Tracker {
         Ok((File::open(&path).at("open", &path)?, maps::read(&proc::path(self.pid, "maps"))?))
     }
 
-    fn round_in(&mut self, pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
-        // Pages of a file are left alone: a protected one that is dropped keeps a mark that hides the drop.
-        let none_of = if has_file(vma) { category::FILE } else { 0 };
-        let written = Query { all_of: category::WRITTEN, none_of, any_of: THERE, report: KIND, protect: true, registered: true };
-        match pagemap::find(pagemap, vma.start, vma.end, written) {
+    fn round_in(&mut self, pagemap: &File, vma: &Vma, dense: &Ranges) -> io::Result<Vec<Region>> {
+        let packed = if scan::has_file(vma) { Ranges::default() } else { Ranges::of(vec![(vma.start, vma.end)]).intersect(dense) };
+        match scan::protect(pagemap, vma, &packed) {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
             found => return found,
         }
@@ -117,29 +112,49 @@ impl Tracker {
             self.dead |= matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ESRCH)) && self.has_ended(vma.start);
         }
         // The look that failed may have protected pages already, without a word: all that are there count as written.
-        pagemap::find(pagemap, vma.start, vma.end, Query { all_of: 0, registered: false, ..written })
+        scan::protect_all(pagemap, vma)
+    }
+
+    /// Where pages without a gap were found: what the kernel's fast path may look at, for it would report each hole.
+    fn dense(&self) -> Ranges {
+        Ranges::of(self.populated.as_slice().iter().copied().filter(|range| range.1 - range.0 >= DENSE).collect())
     }
 
     /// Whether the descriptor's address space has no more users. If it has, a page at worst passes for written.
     fn has_ended(&self, at: u64) -> bool {
-        self.uffd.write_protect(at, crate::sys::PAGE, false).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
+        self.uffd.write_protect(at, PAGE, false).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
     }
 
-    /// While the process is stopped: what changed since the last round. Protects nothing, so the next round will find it too.
-    pub fn last(&self) -> Result<Last> {
+    /// Begins a look at the stopped process: what changed since the last round. It protects nothing, so the next round will find
+    /// that too.
+    pub fn begin_last(&self) -> Result<Look> {
         let (pagemap, vmas) = self.look()?;
-        let dense: Ranges = Ranges::of(self.populated.as_slice().iter().copied().filter(|range| range.1 - range.0 >= DENSE).collect());
-        let (mut regions, mut all) = (Vec::new(), Vec::new());
-        for vma in vmas.iter().filter(|vma| is_trackable(vma)) {
-            let changed = last_in(&pagemap, vma, &dense).context(format_args!("pid {}: cannot see its writes at {:x}", self.pid, vma.start))?;
-            regions.extend(changed);
-            all.push((vma.start, vma.end));
-        }
+        Ok(Look::new(self.pid, pagemap, &vmas, &self.dense()))
+    }
+
+    /// Ends the look, once all who helped are done.
+    pub fn end_last(&self, look: Look) -> Result<Last> {
+        let (all, regions) = look.end()?;
         let changed = Ranges::of(regions.iter().map(span).collect());
         let (dirty, new_guards) = (select(&regions, is_data), select(&regions, is_guard));
-        let unchanged = Ranges::of(all).minus(&changed);
+        let unchanged = all.minus(&changed);
         let guards = self.guards.intersect(&unchanged).union(&new_guards);
         Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards })
+    }
+
+    /// Of pages that passed for data and cannot be read, in the stopped process or in `pid`, its twin: those that are data
+    /// indeed, and the guards.
+    pub fn sift(&mut self, pid: Pid, ranges: &Ranges) -> Result<(Ranges, Ranges)> {
+        let path = proc::path(pid, "pagemap");
+        let pagemap = File::open(&path).at("open", &path)?;
+        let mut regions = Vec::new();
+        for &range in ranges.as_slice() {
+            regions.extend(scan::kinds(&pagemap, range).context(format_args!("pid {pid}: cannot tell what kind of memory is at {:x}", range.0))?);
+        }
+        let (data, guards) = (select(&regions, is_data), select(&regions, is_guard));
+        self.guards = self.guards.union(&guards);
+        self.blank = self.blank.union(&ranges.minus(&data));
+        Ok((data, guards))
     }
 
     /// Forgets that pages were there which the last look did not find.
@@ -161,97 +176,4 @@ impl Drop for Tracker {
             }
         }
     }
-}
-
-/// Everything written, dropped or never seen in one mapping, holes included.
-fn last_in(pagemap: &File, vma: &Vma, dense: &Ranges) -> io::Result<Vec<Region>> {
-    if has_file(vma) {
-        return last_in_file(pagemap, vma);
-    }
-    let whole = Ranges::of(vec![(vma.start, vma.end)]);
-    let packed = whole.intersect(dense);
-    let looked = (|| {
-        let mut found = Vec::new();
-        for &(start, end) in whole.minus(&packed).as_slice() {
-            found.extend(pagemap::find(pagemap, start, end, written(true))?);
-        }
-        for &range in packed.as_slice() {
-            found.extend(changed_in_dense(pagemap, range)?);
-        }
-        Ok(found)
-    })();
-    match looked {
-        Err(e) if io::Error::raw_os_error(&e) == Some(libc::EPERM) => everything(pagemap, vma),
-        looked => looked,
-    }
-}
-
-/// In a private mapping of a file a dropped page leaves a mark that looks like a page swapped out and not written. Only a page that
-/// is in memory is known to be what it was; one that seems to be swapped out is copied anew.
-fn last_in_file(pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
-    let own = Query { none_of: category::FILE, any_of: THERE, report: category::WRITTEN | KIND, registered: true, ..Query::default() };
-    let own = match pagemap::find(pagemap, vma.start, vma.end, own) {
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => return everything(pagemap, vma),
-        found => found?,
-    };
-    let kept = |region: &&Region| region.categories & (category::PRESENT | category::WRITTEN) == category::PRESENT;
-    let unchanged = Ranges::of(own.iter().filter(kept).map(span).collect());
-    let found: Vec<Region> = own.iter().filter(|region| !kept(region)).copied().collect();
-    let rest = Ranges::of(vec![(vma.start, vma.end)]).minus(&unchanged).minus(&Ranges::of(found.iter().map(span).collect()));
-    Ok(found.into_iter().chain(holes(&rest)).collect())
-}
-
-fn holes(ranges: &Ranges) -> impl Iterator<Item = Region> + '_ {
-    ranges.as_slice().iter().map(|&(start, end)| Region { start, end, categories: 0 })
-}
-
-fn written(registered: bool) -> Query {
-    Query { all_of: category::WRITTEN, report: category::WRITTEN | KIND, registered, ..Query::default() }
-}
-
-fn changed_in_dense(pagemap: &File, (start, end): Range) -> io::Result<Vec<Region>> {
-    // The kernel's fast path wants exactly this; what kind of page each is must then be asked.
-    let fast = Query { all_of: category::WRITTEN, report: category::WRITTEN, registered: true, ..Query::default() };
-    let changed = pagemap::find(pagemap, start, end, fast)?;
-    if changed.len() > MANY {
-        return pagemap::find(pagemap, start, end, written(true));
-    }
-    let mut found = Vec::new();
-    for region in changed {
-        found.extend(pagemap::find(pagemap, region.start, region.end, written(false))?);
-    }
-    Ok(found)
-}
-
-/// A mapping that was not watched: all of it is new, and what is not there is a hole.
-fn everything(pagemap: &File, vma: &Vma) -> io::Result<Vec<Region>> {
-    let there = pagemap::scan(pagemap, vma.start, vma.end, THERE, KIND)?;
-    let rest = Ranges::of(vec![(vma.start, vma.end)]).minus(&Ranges::of(there.iter().map(span).collect()));
-    Ok(there.into_iter().chain(holes(&rest)).collect())
-}
-
-/// Private memory; the kernel's own mappings have none.
-fn is_trackable(vma: &Vma) -> bool {
-    !vma.shared && !matches!(vma.name.as_str(), "[vdso]" | "[vsyscall]") && !vma.name.starts_with("[vvar")
-}
-
-fn has_file(vma: &Vma) -> bool {
-    vma.inode != 0
-}
-
-fn span(region: &Region) -> Range {
-    (region.start, region.end)
-}
-
-fn select(regions: &[Region], wanted: fn(u64) -> bool) -> Ranges {
-    Ranges::of(regions.iter().filter(|region| wanted(region.categories)).map(span).collect())
-}
-
-fn is_guard(categories: u64) -> bool {
-    categories & category::GUARD != 0
-}
-
-/// Bytes of the process alone: neither the file's, nor the page of zeros, nor nothing.
-fn is_data(categories: u64) -> bool {
-    categories & THERE != 0 && categories & (category::FILE | category::ZERO | category::GUARD) == 0
 }
