@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 
-use super::{Range, Ranges};
+use super::{is_shared_memory, Range, Ranges};
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, maps, maps::Vma, Pid};
 use crate::sys::pagemap::{self, category, Query, Region};
@@ -28,7 +28,7 @@ const MANY: usize = 512;
 pub struct Tracker {
     /// The process that it was made in; others may share the memory.
     pub pid: Pid,
-    uffd: Uffd,
+    pub(super) uffd: Uffd,
     populated: Ranges,
     /// Protected pages without data of their own: of a file, of zeros, guards. What was copied there before no longer counts.
     blank: Ranges,
@@ -46,6 +46,8 @@ pub struct Last {
     pub live: Ranges,
     /// Guard pages.
     pub guards: Ranges,
+    /// Mappings of shared memory, of which nothing else is said here.
+    pub shared: Vec<Vma>,
 }
 
 impl Tracker {
@@ -55,7 +57,7 @@ impl Tracker {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | uffd::USER_MODE_ONLY;
         let explain = |e: io::Error| Error::io(format!("pid {pid}: cannot watch its writes (userfaultfd)"), e);
         let uffd = Uffd::from(visit.userfaultfd(flags).map_err(explain)?);
-        uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_ASYNC).map_err(explain)?;
+        uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_SHMEM | feature::WP_ASYNC).map_err(explain)?;
         Ok(Tracker { pid, uffd, populated: Ranges::default(), blank: Ranges::default(), guards: Ranges::default(), dead: false })
     }
 
@@ -139,7 +141,8 @@ impl Tracker {
         let (dirty, new_guards) = (select(&regions, is_data), select(&regions, is_guard));
         let unchanged = Ranges::of(all).minus(&changed);
         let guards = self.guards.intersect(&unchanged).union(&new_guards);
-        Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards })
+        let shared = vmas.into_iter().filter(is_shared_memory).collect();
+        Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards, shared })
     }
 
     /// Forgets that pages were there which the last look did not find.
@@ -154,7 +157,7 @@ impl Drop for Tracker {
     fn drop(&mut self) {
         const STEP: u64 = 16 << 20;
         let Ok(vmas) = maps::read(&proc::path(self.pid, "maps")) else { return };
-        for vma in vmas.iter().filter(|vma| !self.dead && is_trackable(vma)) {
+        for vma in vmas.iter().filter(|vma| !self.dead && (is_trackable(vma) || is_shared_memory(vma))) {
             for start in (vma.start..vma.end).step_by(STEP as usize) {
                 // What cannot be lifted like that (huge pages of a gigabyte) is left to the close.
                 let _ = self.uffd.unregister(start, STEP.min(vma.end - start));
