@@ -71,6 +71,14 @@ impl Aside {
         missing
     }
 
+    /// Makes room for `ranges` of an object, one behind the other, for the caller to fill.
+    pub fn place(&mut self, object: u32, ranges: &Ranges, generation: u32) -> &mut [u8] {
+        self.reserve(ranges.bytes());
+        let from = self.used;
+        ranges.as_slice().iter().for_each(|&range| self.add(object, range, generation));
+        &mut self.bytes[from..self.used]
+    }
+
     fn add(&mut self, object: u32, range: Range, generation: u32) {
         let at = self.used;
         self.used += (range.1 - range.0) as usize;

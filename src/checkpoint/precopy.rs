@@ -5,6 +5,7 @@
 //! Pages that are written in every small round (hot pages) stay owed, and are copied once, in the pause.
 
 use super::aside::Aside;
+use super::shared::Look;
 use super::watch::{Space, Watch};
 use crate::error::{Kind, Result};
 use crate::sys::PAGE;
@@ -40,8 +41,9 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, full: bool) -> Resul
         let before = bytes;
         feed.announce(rounds.count, bytes)?;
         copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+        watch.shared().copy(u64::MAX, |object, memory, todo| feed.ranges(object, todo.as_slice(), rounds.count, |offset, bytes| memory.read_at(offset, bytes)))?;
         rounds.count += 1;
-        bytes = look(watch, false)?;
+        bytes = look(watch, Look::Further)?;
         rounds.diverged = bytes > SMALL && (rounds.count >= LARGE_ROUNDS || bytes > before / 4 * 3);
         if rounds.diverged {
             break;
@@ -57,25 +59,27 @@ pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds) -
         return Ok(());
     }
     // What was written while the flags of mappings were read is not known yet.
-    let mut bytes = look(watch, false)?;
+    let mut bytes = look(watch, Look::Further)?;
     let mut before = u64::MAX;
     for round in 1.. {
         copy(watch, |space, memory, todo| Ok(aside.copy_of_running(space.object, memory, todo, rounds.count)))?;
+        // More than that at once does not go into memory: somebody may have written to all of it.
+        watch.shared().copy(SMALL, |object, memory, todo| memory.read(todo.as_slice(), aside.place(object, todo, rounds.count)))?;
         rounds.count += 1;
         // The pause will find about as much as this round did.
-        rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>();
+        rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>() + watch.shared().owed();
         if bytes <= FEW || round >= SMALL_ROUNDS || bytes > before / 4 * 3 {
             break;
         }
         before = bytes;
-        bytes = look(watch, true)?;
+        bytes = look(watch, Look::Small)?;
     }
     Ok(())
 }
 
 /// The first look of a frame: what was written since the last frame, or everything; returns how many bytes.
 fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
-    each(watch, |space| {
+    let private = each(watch, |space| {
         let written = space.tracker.round()?;
         space.uncommitted = match full {
             true => space.tracker.everything()?,
@@ -83,21 +87,23 @@ fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
         };
         space.owed = space.uncommitted.clone();
         Ok(space.owed.bytes())
-    })
+    })?;
+    Ok(private + watch.look_at_shared(Look::First { full })?)
 }
 
 /// A further look; returns how many bytes are to be copied now.
-fn look(watch: &mut Watch, small: bool) -> Result<u64> {
-    each(watch, |space| {
+fn look(watch: &mut Watch, look: Look) -> Result<u64> {
+    let private = each(watch, |space| {
         let written = space.tracker.round()?;
         space.uncommitted = space.uncommitted.union(&written);
         space.owed = space.owed.union(&written);
-        if small {
+        if look == Look::Small {
             space.hot = space.hot.union(&written.intersect(&space.recent));
             space.recent = written;
         }
         Ok(space.owed.minus(&space.hot).bytes())
-    })
+    })?;
+    Ok(private + watch.look_at_shared(look)?)
 }
 
 /// Spaces that have ended in the meantime write nothing more.
