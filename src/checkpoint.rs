@@ -19,8 +19,11 @@ mod aside;
 mod calls;
 mod capture;
 mod instant;
+mod outside;
+mod pathless;
 mod precopy;
 mod session;
+mod shared;
 mod watch;
 
 pub use session::Session;

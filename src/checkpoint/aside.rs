@@ -80,19 +80,29 @@ impl Aside {
 
     /// Copies all or nothing: whether it did.
     fn copy_all(&mut self, object: u32, memory: &Memory, ranges: &Ranges, generation: u32) -> Result<bool> {
+        let wanted: Vec<(u64, usize)> = ranges.as_slice().iter().map(|range| (range.0, (range.1 - range.0) as usize)).collect();
+        self.fill(object, ranges, generation, |bytes| memory.gather(&wanted, bytes)).map(|filled| filled.is_ok())
+    }
+
+    /// Takes the bytes of `ranges` of an object, one behind the other, from whoever can fill them in.
+    pub fn place(&mut self, object: u32, ranges: &Ranges, generation: u32, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        self.fill(object, ranges, generation, fill)?
+    }
+
+    /// The outer error is ours, the inner one that of `fill`.
+    fn fill(&mut self, object: u32, ranges: &Ranges, generation: u32, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Result<()>> {
         self.reserve(ranges.bytes())?;
         let number = self.chunks.len().saturating_sub(1);
-        let Some(chunk) = self.chunks.last_mut() else { return Ok(true) };
-        let wanted: Vec<(u64, usize)> = ranges.as_slice().iter().map(|range| (range.0, (range.1 - range.0) as usize)).collect();
+        let Some(chunk) = self.chunks.last_mut() else { return Ok(Ok(())) };
         let end = chunk.used + ranges.bytes() as usize;
-        if memory.gather(&wanted, &mut chunk.bytes[chunk.used..end]).is_err() {
-            return Ok(false);
+        if let Err(e) = fill(&mut chunk.bytes[chunk.used..end]) {
+            return Ok(Err(e));
         }
         for &range in ranges.as_slice() {
             self.pieces.push(Piece { object, range, chunk: number, at: chunk.used, generation });
             chunk.used += (range.1 - range.0) as usize;
         }
-        Ok(true)
+        Ok(Ok(()))
     }
 
     /// Sends all of it into the frame.

@@ -58,7 +58,7 @@ impl Captured {
     }
 }
 
-/// Captures all of `frozen`.
+/// Captures all of `frozen`, but for contents that no path leads to.
 pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<Captured> {
     let root = frozen.processes[0].pid;
     namespaces::check(&frozen.processes.iter().filter(|p| !p.is_zombie()).map(|p| p.pid).collect::<Vec<_>>())?;
@@ -84,7 +84,6 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
     let descriptor_options = fd::CaptureOptions { tree: frozen.processes.iter().map(|p| p.pid).collect(), ..options.descriptors.clone() };
     captured.descriptors = fd::capture(&tree.tables, &mut captured.files, &descriptor_options)?;
     save_files(&mut captured.files, &options.save_files, contents)?;
-    captured.files.save_pathless(contents)?;
     Ok(captured)
 }
 

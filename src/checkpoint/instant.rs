@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::aside::Aside;
 use super::calls::Calls;
 use super::capture::{self, Captured};
+use super::pathless;
 use super::watch::Watch;
 use super::{Method, Options, Then};
 use crate::error::{Context, Error, Kind, Result};
@@ -20,6 +21,7 @@ use crate::resource::fd::scan::Room;
 use crate::resource::memory::{page_ranges, Mapping, Pages, Survey};
 use crate::sys::sched::{self, Urgent};
 use crate::sys::PAGE;
+use crate::track::forks::Forked;
 use crate::track::Ranges;
 use crate::tracee::memory::Memory;
 use crate::tracee::seize::Frozen;
@@ -107,14 +109,19 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
     // On a busy machine the target would stand still while others run.
     let urgent = Urgent::begin();
     let (mut frozen, begun) = seize(job.root)?;
+    // Before anything of ours forks.
+    let forked = job.watch.shared().forked()?;
     job.calls.exchange(&mut frozen);
     job.options.hooks.run(Event::Frozen, job.root, None)?;
     host.read_clocks(job.root)?;
-    let mut captured = capture_and_look(&mut frozen, job)?;
+    let mut captured = capture_and_look(&mut frozen, &forked, job)?;
     let mut divided = divide(&mut captured, job)?;
+    divided.copied += pathless::keep(&mut captured, job)?;
     let hold = match job.options.then {
         Then::Run => {
             let twins = split(&mut frozen, &captured, &mut divided.rest)?;
+            // Those were our own.
+            job.watch.shared().forked()?;
             frozen.thaw();
             Hold::Twins(twins)
         }
@@ -132,7 +139,7 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
 }
 
 /// Reads state on this thread, and page tables on another at the same time, in the end on both.
-fn capture_and_look(frozen: &mut Frozen, job: &mut Job<'_>) -> Result<Captured> {
+fn capture_and_look(frozen: &mut Frozen, forked: &Forked, job: &mut Job<'_>) -> Result<Captured> {
     let looks = job.watch.begin_look()?;
     let visited = frozen.processes[0].stat.processor;
     let captured = thread::scope(|scope| {
@@ -146,7 +153,7 @@ fn capture_and_look(frozen: &mut Frozen, job: &mut Job<'_>) -> Result<Captured> 
         looks.iter().for_each(|(_, look)| look.help());
         captured
     })?;
-    job.watch.end_look(looks)?;
+    job.watch.end_look(looks, forked)?;
     Ok(captured)
 }
 

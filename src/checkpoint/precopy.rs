@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::aside::{self, Aside};
 use super::calls::Calls;
 use super::instant;
+use super::shared::Look;
 use super::watch::{Space, Watch};
 use crate::error::{Kind, Result};
 use crate::proc::Pid;
@@ -60,6 +61,7 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, f
         thread::scope(|scope| {
             let making = (wanted > 0).then(|| scope.spawn(move || aside::room(wanted)));
             copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+            watch.shared().copy(u64::MAX, |object, memory, todo| feed.ranges(object, todo.as_slice(), rounds.count, |offset, bytes| memory.read_at(offset, bytes)))?;
             match making.map(|making| making.join()) {
                 Some(Ok(made)) => made.map(|room| aside.add(room)),
                 _ => Ok(()),
@@ -68,7 +70,7 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, f
         rounds.count += 1;
         // What is still on its way to the store would take the time of what follows.
         feed.settle()?;
-        bytes = look(watch, false)?;
+        bytes = look(watch, Look::Further)?;
         if bytes > SMALL && (rounds.count >= LARGE_ROUNDS || bytes > before / 4 * 3) {
             rounds.diverged = bytes > LARGE;
             break;
@@ -91,17 +93,19 @@ pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds, s
             true => aside.copy(space.object, memory, todo, rounds.count),
             false => Ok(todo.clone()),
         })?;
+        // More than that at once does not go into memory: somebody may have written to all of it.
+        watch.shared().copy(SMALL, |object, memory, todo| aside.place(object, todo, rounds.count, |bytes| memory.read(todo.as_slice(), bytes)))?;
         rounds.count += 1;
         if last {
             break;
         }
         let before = bytes;
         // What a stop finds is copied much faster than it was written.
-        bytes = if before > MANY { stop.look(watch)? / 4 } else { look(watch, round > 1)? };
+        bytes = if before > MANY { stop.look(watch)? / 4 } else { look(watch, if round > 1 { Look::Small } else { Look::Further })? };
         last = before > MANY || round >= SMALL_ROUNDS || bytes <= FEW || bytes > before / 4 * 3;
     }
     // The pause will find about as much as the last round did.
-    rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>();
+    rounds.expected = bytes + watch.spaces().iter().map(|space| space.owed.bytes()).sum::<u64>() + watch.shared().owed();
     Ok(())
 }
 
@@ -117,7 +121,7 @@ impl Stop<'_> {
     fn look(&mut self, watch: &mut Watch) -> Result<u64> {
         let (mut frozen, begun) = instant::seize(self.root)?;
         self.calls.exchange(&mut frozen);
-        let looked = look(watch, false);
+        let looked = look(watch, Look::Further);
         frozen.thaw();
         self.took += begun.elapsed();
         looked
@@ -126,7 +130,7 @@ impl Stop<'_> {
 
 /// The first look of a frame: what was written since the last frame, or everything; returns how many bytes.
 fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
-    each(watch, |space| {
+    let private = each(watch, |space| {
         let written = space.tracker.round()?;
         space.uncommitted = match full {
             true => space.tracker.everything()?,
@@ -134,21 +138,23 @@ fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
         };
         space.owed = space.uncommitted.clone();
         Ok(space.owed.bytes())
-    })
+    })?;
+    Ok(private + watch.look_at_shared(Look::First { full })?)
 }
 
 /// A further look; returns how many bytes are to be copied now.
-fn look(watch: &mut Watch, small: bool) -> Result<u64> {
-    each(watch, |space| {
+fn look(watch: &mut Watch, look: Look) -> Result<u64> {
+    let private = each(watch, |space| {
         let written = space.tracker.round()?;
         space.uncommitted = space.uncommitted.union(&written);
         space.owed = space.owed.union(&written);
-        if small {
+        if look == Look::Small {
             space.hot = space.hot.union(&written.intersect(&space.recent));
             space.recent = written;
         }
         Ok(space.owed.minus(&space.hot).bytes())
-    })
+    })?;
+    Ok(private + watch.look_at_shared(look)?)
 }
 
 /// Spaces that have ended in the meantime write nothing more.

@@ -183,5 +183,5 @@ fn lay_out(writer: &mut FrameWriter, watch: &mut Watch, live: &[(u32, track::Ran
             }
         }
     }
-    Ok(())
+    watch.shared().lay_out(writer, increment)
 }

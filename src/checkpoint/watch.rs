@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 
 use super::calls::Calls;
+use super::shared::{Look, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::proc::{self, maps, stat, Pid};
 use crate::resource::contents::Contents;
 use crate::sys::kcmp::{self, Object};
 use crate::sys::sched::Urgent;
-use crate::track::{Last, Look, Ranges, Tracker};
+use crate::track::forks::Forked;
+use crate::track::{self, Last, Ranges, Tracker};
 use crate::tracee::seize::{self, Frozen};
 use crate::tracee::visit::{Site, Visit};
 
@@ -51,12 +53,21 @@ pub struct Watch {
     spaces: Vec<Space>,
     /// Processes that cannot be tracked, and were said to be.
     given_up: Vec<Pid>,
+    root: Pid,
+    shared: Shared,
 }
 
 impl Watch {
     /// Begins to track address spaces that are not tracked yet, in a stop of its own if there are any; returns how long that was
     /// in nanoseconds, and what cannot be tracked and why.
     pub fn arm(&mut self, root: Pid, calls: &mut Calls) -> Result<(u64, Vec<String>)> {
+        let armed = self.arm_spaces(root, calls)?;
+        self.root = root;
+        self.shared.discover(&self.spaces)?;
+        Ok(armed)
+    }
+
+    fn arm_spaces(&mut self, root: Pid, calls: &mut Calls) -> Result<(u64, Vec<String>)> {
         self.spaces.retain(|space| !space.tracker.is_dead() && !space.has_ended());
         let known = |pid: &Pid| self.spaces.iter().any(|space| space.tracker.pid == *pid) || self.given_up.contains(pid);
         if seize::tree(root)?.iter().all(|pid| known(pid) || self.shares_memory(*pid)) {
@@ -97,6 +108,17 @@ impl Watch {
             (space.owed, space.recent, space.hot) = Default::default();
             space.last = Last::default();
         }
+        self.shared.number(contents);
+    }
+
+    /// Memory that the spaces share.
+    pub fn shared(&mut self) -> &mut Shared {
+        &mut self.shared
+    }
+
+    /// Looks while the tree runs; returns how many bytes of shared memory are to be copied now.
+    pub fn look_at_shared(&mut self, look: Look) -> Result<u64> {
+        self.shared.look(self.root, &self.spaces, look)
     }
 
     /// All tracked spaces.
@@ -119,7 +141,7 @@ impl Watch {
     }
 
     /// The tree is stopped: begins to look what changed in every space since the last round.
-    pub fn begin_look(&mut self) -> Result<Vec<(usize, Look)>> {
+    pub fn begin_look(&mut self) -> Result<Vec<(usize, track::Look)>> {
         let mut looks = Vec::new();
         for (at, space) in self.spaces.iter_mut().enumerate().filter(|(_, space)| !space.tracker.is_dead()) {
             match space.tracker.begin_last() {
@@ -132,8 +154,8 @@ impl Watch {
         Ok(looks)
     }
 
-    /// Takes what the looks have found.
-    pub fn end_look(&mut self, looks: Vec<(usize, Look)>) -> Result<()> {
+    /// Takes what the looks have found, and looks at what the spaces share, given who has forked.
+    pub fn end_look(&mut self, looks: Vec<(usize, track::Look)>, forked: &Forked) -> Result<()> {
         for (at, look) in looks {
             let space = &mut self.spaces[at];
             match space.tracker.end_last(look) {
@@ -142,6 +164,7 @@ impl Watch {
                 Err(e) => return Err(e),
             }
         }
+        self.shared.last(&self.spaces, forked);
         Ok(())
     }
 
@@ -155,6 +178,7 @@ impl Watch {
             let last = std::mem::take(&mut space.last);
             space.tracker.settle(&last);
         }
+        self.shared.committed();
     }
 }
 

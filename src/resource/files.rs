@@ -260,6 +260,24 @@ impl FileTable {
 
     /// Saves, as of now, the content of one file.
     pub fn save(&mut self, id: FileId, contents: &mut Contents) -> Result<()> {
+        let (entry, file) = self.renew(id)?;
+        // A segment's last page is all usable, yet its file ends at the size that was asked for.
+        let tail = match entry.kind {
+            FileKind::SystemV(segment) => shm::tail(segment, entry.size).map_err(|e| Error::io(format!("cannot read the end of System V segment {segment}"), e))?,
+            _ => Vec::new(),
+        };
+        entry.content = Some(contents.copy(file, entry.size, &tail)?);
+        Ok(())
+    }
+
+    /// Says that object `object` holds, or will hold, the content of one file as of now.
+    pub fn keep_in(&mut self, id: FileId, object: u32) -> Result<()> {
+        self.renew(id)?.0.content = Some(object);
+        Ok(())
+    }
+
+    /// The size and the seals of a file as of now.
+    fn renew(&mut self, id: FileId) -> Result<(&mut FileEntry, &File)> {
         let entry = &mut self.entries[id];
         let file = self.handles[id].as_ref().ok_or_else(|| Error::refused(format!("{} cannot be opened to save its content", entry.path.display())))?;
         if let FileKind::Memfd(seals) = &mut entry.kind {
@@ -268,13 +286,7 @@ impl FileTable {
         if !matches!(entry.kind, FileKind::SystemV(_)) {
             entry.size = file.metadata().at("examine", &entry.path)?.len();
         }
-        // A segment's last page is all usable, yet its file ends at the size that was asked for.
-        let tail = match entry.kind {
-            FileKind::SystemV(segment) => shm::tail(segment, entry.size).map_err(|e| Error::io(format!("cannot read the end of System V segment {segment}"), e))?,
-            _ => Vec::new(),
-        };
-        entry.content = Some(contents.copy(file, entry.size, &tail)?);
-        Ok(())
+        Ok((entry, file))
     }
 
     /// Saves a file that nobody changes (a program, a library); it is read after the thaw.

@@ -33,6 +33,41 @@ pub fn stat(id: i32) -> io::Result<Segment> {
     Ok(Segment { key: perm.__key, size: ds.shm_segsz as u64, uid: perm.uid, gid: perm.gid, mode: u32::from(perm.mode), attached: ds.shm_nattch })
 }
 
+/// Who uses a segment, as far as the kernel notes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// How many mappings exist.
+    pub attached: u64,
+    /// When one was last made, and when one last ended, in whole seconds since 1970.
+    times: (i64, i64),
+    /// Who did that last.
+    by: i32,
+    /// When this was asked.
+    asked: i64,
+}
+
+impl Use {
+    /// How segment `id` is used now.
+    pub fn now(id: i32) -> io::Result<Use> {
+        let clock = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE).map(|now| now.tv_sec());
+        let asked = clock()?;
+        // SAFETY: as in `stat`.
+        let ds = unsafe {
+            let mut ds: libc::shmid_ds = std::mem::zeroed();
+            check(libc::shmctl(id, libc::IPC_STAT, &mut ds).into())?;
+            ds
+        };
+        Ok(Use { attached: ds.shm_nattch, times: (ds.shm_atime, ds.shm_dtime), by: ds.shm_lpid, asked })
+    }
+
+    /// Whether nobody has made or ended a mapping between this answer and a `later` one. In the second of the last change there may
+    /// be another one that does not show.
+    pub fn is_unchanged(&self, later: &Use) -> bool {
+        let same = (self.attached, self.times, self.by) == (later.attached, later.times, later.by);
+        same && self.times.0.max(self.times.1) < self.asked
+    }
+}
+
 /// Creates a segment; fails if the key is taken.
 pub fn create(key: i32, size: u64, mode: u32) -> io::Result<i32> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | (mode & 0o777) as i32;
@@ -79,5 +114,19 @@ pub fn with_mapping<T>(id: i32, size: u64, fill: impl FnOnce(&mut [u8]) -> T) ->
         let result = fill(std::slice::from_raw_parts_mut(address.cast(), size as usize));
         libc::shmdt(address);
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_in_the_same_second_is_not_ruled_out() {
+        let then = Use { attached: 1, times: (10, 5), by: 7, asked: 10 };
+        assert!(!then.is_unchanged(&Use { asked: 20, ..then }));
+        let then = Use { asked: 11, ..then };
+        assert!(then.is_unchanged(&Use { asked: 20, ..then }));
+        assert!(!then.is_unchanged(&Use { attached: 2, ..then }) && !then.is_unchanged(&Use { times: (12, 5), ..then }) && !then.is_unchanged(&Use { by: 8, ..then }));
     }
 }

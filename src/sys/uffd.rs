@@ -21,6 +21,10 @@ pub mod feature {
     pub const EVENT_REMOVE: u64 = 1 << 3;
     /// A message when mappings go.
     pub const EVENT_UNMAP: u64 = 1 << 6;
+    /// A missing page is refused: a signal for whoever touches it, EFAULT for a system call.
+    pub const SIGBUS: u64 = 1 << 7;
+    /// Write protection of shared memory.
+    pub const WP_SHMEM: u64 = 1 << 12;
     /// Pages that are not there yet can be write-protected.
     pub const WP_UNPOPULATED: u64 = 1 << 13;
     /// The kernel lifts write protection by itself and only remembers that it did.

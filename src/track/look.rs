@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::scan::{self, has_file, is_trackable};
-use super::{Range, Ranges};
+use super::{is_shared_memory, Range, Ranges};
 use crate::error::{Context, Result};
 use crate::proc::{maps::Vma, Pid};
 use crate::sys::pagemap::Region;
@@ -20,6 +20,7 @@ pub struct Look {
     pid: Pid,
     pagemap: File,
     parts: Vec<Part>,
+    shared: Vec<Vma>,
     next: AtomicUsize,
     found: Mutex<io::Result<Vec<Region>>>,
 }
@@ -32,7 +33,7 @@ struct Part {
 }
 
 impl Look {
-    pub(super) fn new(pid: Pid, pagemap: File, vmas: &[Vma], dense: &Ranges) -> Look {
+    pub(super) fn new(pid: Pid, pagemap: File, vmas: Vec<Vma>, dense: &Ranges) -> Look {
         let mut parts = Vec::new();
         for vma in vmas.iter().filter(|vma| is_trackable(vma)) {
             let whole = Ranges::of(vec![(vma.start, vma.end)]);
@@ -43,7 +44,8 @@ impl Look {
                 parts.extend((start..end).step_by(PART as usize).map(|at| Part { range: (at, end.min(at + PART)), of_file, packed: true }));
             }
         }
-        Look { pid, pagemap, parts, next: AtomicUsize::new(0), found: Mutex::new(Ok(Vec::new())) }
+        let shared = vmas.into_iter().filter(is_shared_memory).collect();
+        Look { pid, pagemap, parts, shared, next: AtomicUsize::new(0), found: Mutex::new(Ok(Vec::new())) }
     }
 
     /// Looks at parts that nobody has looked at, until there are none; what another thread has begun is not waited for.
@@ -63,10 +65,11 @@ impl Look {
         }
     }
 
-    /// All addresses that were to be looked at, and what was found there, once every helper is done.
-    pub(super) fn end(self) -> Result<(Ranges, Vec<Region>)> {
+    /// All addresses that were to be looked at, what was found there, and the mappings of shared memory, at which it does not look;
+    /// once every helper is done.
+    pub(super) fn end(self) -> Result<(Ranges, Vec<Region>, Vec<Vma>)> {
         let found = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let found = found.context(format_args!("pid {}: cannot see its writes", self.pid))?;
-        Ok((Ranges::of(self.parts.iter().map(|part| part.range).collect()), found))
+        Ok((Ranges::of(self.parts.iter().map(|part| part.range).collect()), found, self.shared))
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 
 use super::look::Look;
 use super::scan::{self, is_data, is_guard, is_trackable, select, span};
-use super::Ranges;
+use super::{is_shared_memory, Ranges};
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, maps, maps::Vma, Pid};
 use crate::sys::pagemap::Region;
@@ -25,7 +25,7 @@ const DENSE: u64 = 4 << 20;
 pub struct Tracker {
     /// The process that it was made in; others may share the memory.
     pub pid: Pid,
-    uffd: Uffd,
+    pub(super) uffd: Uffd,
     populated: Ranges,
     /// Protected pages without data of their own: of a file, of zeros, guards. What was copied there before no longer counts.
     blank: Ranges,
@@ -43,6 +43,8 @@ pub struct Last {
     pub live: Ranges,
     /// Guard pages.
     pub guards: Ranges,
+    /// Mappings of shared memory, of which nothing else is said here.
+    pub shared: Vec<Vma>,
 }
 
 impl Tracker {
@@ -52,7 +54,7 @@ impl Tracker {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | uffd::USER_MODE_ONLY;
         let explain = |e: io::Error| Error::io(format!("pid {pid}: cannot watch its writes (userfaultfd)"), e);
         let uffd = Uffd::from(visit.userfaultfd(flags).map_err(explain)?);
-        uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_ASYNC).map_err(explain)?;
+        uffd.handshake(feature::WP | feature::WP_UNPOPULATED | feature::WP_SHMEM | feature::WP_ASYNC).map_err(explain)?;
         Ok(Tracker { pid, uffd, populated: Ranges::default(), blank: Ranges::default(), guards: Ranges::default(), dead: false })
     }
 
@@ -129,17 +131,17 @@ impl Tracker {
     /// that too.
     pub fn begin_last(&self) -> Result<Look> {
         let (pagemap, vmas) = self.look()?;
-        Ok(Look::new(self.pid, pagemap, &vmas, &self.dense()))
+        Ok(Look::new(self.pid, pagemap, vmas, &self.dense()))
     }
 
     /// Ends the look, once all who helped are done.
     pub fn end_last(&self, look: Look) -> Result<Last> {
-        let (all, regions) = look.end()?;
+        let (all, regions, shared) = look.end()?;
         let changed = Ranges::of(regions.iter().map(span).collect());
         let (dirty, new_guards) = (select(&regions, is_data), select(&regions, is_guard));
         let unchanged = all.minus(&changed);
         let guards = self.guards.intersect(&unchanged).union(&new_guards);
-        Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards })
+        Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards, shared })
     }
 
     /// Of pages that passed for data and cannot be read, in the stopped process or in `pid`, its twin: those that are data
@@ -169,7 +171,7 @@ impl Drop for Tracker {
     fn drop(&mut self) {
         const STEP: u64 = 16 << 20;
         let Ok(vmas) = maps::read(&proc::path(self.pid, "maps")) else { return };
-        for vma in vmas.iter().filter(|vma| !self.dead && is_trackable(vma)) {
+        for vma in vmas.iter().filter(|vma| !self.dead && (is_trackable(vma) || is_shared_memory(vma))) {
             for start in (vma.start..vma.end).step_by(STEP as usize) {
                 // What cannot be lifted like that (huge pages of a gigabyte) is left to the close.
                 let _ = self.uffd.unregister(start, STEP.min(vma.end - start));

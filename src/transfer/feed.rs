@@ -67,16 +67,22 @@ impl<'a> Feed<'a> {
 
     /// Copies the data of a saved file; its generation is 0.
     pub fn content(&mut self, content: &Content) -> Result<()> {
-        for (start, len) in data_ranges(&content.file, content.len).context("cannot find the data of a saved file")? {
-            let (mut at, end) = (start, start + len);
+        let data = data_ranges(&content.file, content.len).context("cannot find the data of a saved file")?;
+        let ranges: Vec<(u64, u64)> = data.into_iter().map(|(start, len)| (content.base + start, content.base + start + len)).collect();
+        self.ranges(content.object, &ranges, 0, |offset, bytes| content.file.read_exact_at(bytes, offset - content.base).context("cannot read the copy of a saved file"))
+    }
+
+    /// Takes ranges [start, end) of an object, in whole pages but for the last, from whoever fills in the bytes at an offset.
+    pub fn ranges(&mut self, object: u32, ranges: &[(u64, u64)], generation: u32, mut fill: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+        for &(mut at, end) in ranges {
             while at < end {
                 let mut block = self.open()?;
                 let begun = Instant::now();
                 let room = block.room();
                 let len = (end - at).min(room.len() as u64);
-                let read = content.file.read_exact_at(&mut room[..len as usize], at).context("cannot read the copy of a saved file");
+                let read = fill(at, &mut room[..len as usize]);
                 if read.is_ok() {
-                    block.filled(Piece { object: content.object, offset: content.base + at, len, generation: 0 });
+                    block.filled(Piece { object, offset: at, len, generation });
                 }
                 block.reading += begun.elapsed();
                 self.close(block)?;

@@ -10,50 +10,14 @@ mod kit;
 
 mod compare;
 
-use std::cell::Cell;
 use std::process::Command;
 
+use kit::moody::Moody;
 use kit::{build, rounds, Stage};
 use stillframe::checkpoint::{Method, Options, Session};
-use stillframe::error::{Error, Kind, Result};
 use stillframe::hooks::{Hook, Hooks};
-use stillframe::image::{Chain, Compression, Written};
-use stillframe::store::{DirStore, FrameRef, Lineage, Pending, Store};
-
-/// A store that fails when told to, after all the work is done.
-struct Moody {
-    store: DirStore,
-    fails: Cell<bool>,
-}
-
-impl Store for Moody {
-    fn begin(&self, name: &str) -> Result<Pending> {
-        self.store.begin(name)
-    }
-
-    fn commit(&self, pending: Pending, written: &Written) -> Result<FrameRef> {
-        match self.fails.take() {
-            true => Err(Error::new(Kind::Io, "the store is in a bad mood")),
-            false => self.store.commit(pending, written),
-        }
-    }
-
-    fn list(&self, name: Option<&str>) -> Result<Vec<FrameRef>> {
-        self.store.list(name)
-    }
-
-    fn open(&self, frame: &FrameRef) -> Result<Chain> {
-        self.store.open(frame)
-    }
-
-    fn lineage(&self, name: &str) -> Result<Lineage> {
-        self.store.lineage(name)
-    }
-
-    fn remove_all(&self, frames: &[FrameRef]) -> Result<()> {
-        self.store.remove_all(frames)
-    }
-}
+use stillframe::image::{Chain, Compression};
+use stillframe::store::{DirStore, Store};
 
 /// How the program is run and framed.
 struct Case {
@@ -79,7 +43,7 @@ fn run(case: &Case, frames: usize) -> Vec<&'static str> {
     let mut live = stage.start(&mut command);
     stage.await_file("ready");
     let pid = live.pid();
-    let store = Moody { store: DirStore::new(stage.store()), fails: Cell::new(false) };
+    let store = Moody::new(DirStore::new(stage.store()));
     let stop: Hook = format!("frozen=kill -STOP -{pid}").parse().unwrap();
     let options = Options { name: Some("churn".into()), method: case.method, compression: Compression::None, memory_limit: case.memory_limit, hooks: Hooks(vec![stop]), ..Options::default() };
     let mut session = Session::new(pid, options).unwrap();
