@@ -31,6 +31,8 @@ pub struct Captured {
     pub sites: HashMap<Pid, Site>,
     /// The outer id of the process that owns each address space.
     pub owners: Vec<Pid>,
+    /// Mappings of each address space whose flags were guessed.
+    pub guessed: Vec<Vec<u64>>,
     /// Whose child a twin of each process (outer id) is to be.
     pub kin: HashMap<Pid, Kin>,
 }
@@ -43,6 +45,14 @@ impl Captured {
                 space.guards.push((start, len));
             }
         }
+    }
+
+    /// Replaces what had to be guessed in the pause; call it after the thaw.
+    pub fn learn_flags(&mut self, surveys: &mut HashMap<Pid, Survey>) -> Result<()> {
+        for ((space, pid), guessed) in self.spaces.iter_mut().zip(&self.owners).zip(&self.guessed) {
+            memory::learn(*pid, surveys.entry(*pid).or_default(), space, guessed)?;
+        }
+        Ok(())
     }
 
     /// Adds programs and all mapped files, for a frame that restores where they are not installed.
@@ -70,6 +80,7 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
             files: FileTable::new(root),
             sites: HashMap::new(),
             owners: Vec::new(),
+            guessed: Vec::new(),
             kin: HashMap::new(),
         },
         inner: HashMap::new(),
@@ -180,6 +191,7 @@ impl Tree {
         let site = Site::find(pid, &captured.maps)?;
         self.captured.spaces.push(captured.space);
         self.captured.owners.push(pid);
+        self.captured.guessed.push(captured.guessed);
         Ok((self.captured.spaces.len() - 1, site))
     }
 

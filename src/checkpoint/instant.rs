@@ -198,15 +198,15 @@ fn divide(captured: &mut Captured, job: &mut Job<'_>) -> Result<Divided> {
     Ok(divided)
 }
 
-/// Of pages that cannot be read, those that are guards or nothing, and no part of the frame: it has guards of its own list.
+/// Pages that cannot be read must be guards, which the frame has a list of; returns them.
 fn closed(watch: &mut Watch, object: u32, pid: Pid, unread: Ranges, guards: &mut Vec<(u64, u64)>) -> Result<Ranges> {
     let Some(space) = watch.spaces().iter_mut().find(|space| space.object == object).filter(|_| !unread.is_empty()) else { return Ok(unread) };
-    let (data, found) = space.tracker.sift(pid, &unread)?;
-    if let Some((at, _)) = data.as_slice().first() {
+    let found = space.tracker.guards_among(pid, &unread)?;
+    if let Some((at, _)) = unread.minus(&found).as_slice().first() {
         return Err(Error::new(Kind::Io, format!("pid {pid}: cannot read its memory at {at:#x}")));
     }
     guards.extend(found.lengths());
-    Ok(unread)
+    Ok(found)
 }
 
 fn cover(mappings: &[&Mapping], wanted: impl Fn(&Mapping) -> bool) -> Ranges {

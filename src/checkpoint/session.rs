@@ -162,6 +162,7 @@ impl Making<'_> {
             generation: rounds.count,
         };
         let mut instance = instant::freeze(&mut job)?;
+        instance.captured.learn_flags(self.surveys)?;
         instance.captured.save_code(self.options.self_contained, self.contents)?;
         let contents: u64 = self.contents.list.iter().map(|content| content.len).sum();
         feed.announce(rounds.count, aside.held() + instant::size_of(&instance.rest) + contents)?;

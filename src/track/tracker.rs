@@ -144,19 +144,18 @@ impl Tracker {
         Ok(Last { live: unchanged.minus(&self.blank).union(&dirty), dirty, guards, shared })
     }
 
-    /// Of pages that passed for data and cannot be read, in the stopped process or in `pid`, its twin: those that are data
-    /// indeed, and the guards.
-    pub fn sift(&mut self, pid: Pid, ranges: &Ranges) -> Result<(Ranges, Ranges)> {
+    /// The guards among pages that passed for data and cannot be read, in the stopped process or in `pid`, its twin.
+    pub fn guards_among(&mut self, pid: Pid, ranges: &Ranges) -> Result<Ranges> {
         let path = proc::path(pid, "pagemap");
         let pagemap = File::open(&path).at("open", &path)?;
         let mut regions = Vec::new();
         for &range in ranges.as_slice() {
             regions.extend(scan::kinds(&pagemap, range).context(format_args!("pid {pid}: cannot tell what kind of memory is at {:x}", range.0))?);
         }
-        let (data, guards) = (select(&regions, is_data), select(&regions, is_guard));
+        let guards = select(&regions, is_guard);
         self.guards = self.guards.union(&guards);
-        self.blank = self.blank.union(&ranges.minus(&data));
-        Ok((data, guards))
+        self.blank = self.blank.union(&guards);
+        Ok(guards)
     }
 
     /// Forgets that pages were there which the last look did not find.

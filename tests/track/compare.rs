@@ -1,11 +1,13 @@
 //! A frame against the stopped processes it was taken of, by way of /proc alone.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use crate::kit;
 use stillframe::image::{Chain, Source};
 use stillframe::manifest::Manifest;
+use stillframe::proc::maps;
 use stillframe::resource::memory::{AddressSpace, Backing, Mapping};
 
 const PAGE: u64 = 4096;
@@ -22,8 +24,24 @@ pub fn frame(chain: &Chain) -> Result<(), String> {
         let truth = Truth { mem: File::open(format!("/proc/{pid}/mem")).unwrap(), pagemap: File::open(format!("/proc/{pid}/pagemap")).unwrap() };
         let said = Said::of(chain, space);
         said.lies_within(space)?;
+        flags(pid, space)?;
         for mapping in space.mappings.iter().filter(|mapping| mapping.is_private()) {
             same(&truth, &said, mapping, &manifest, space).map_err(|e| format!("process {pid}, mapping {:x}-{:x}: {e}", mapping.start, mapping.end))?;
+        }
+    }
+    Ok(())
+}
+
+/// The flags of all private mappings, those that were made in the last moment too.
+fn flags(pid: i32, space: &AddressSpace) -> Result<(), String> {
+    let smaps = maps::parse_smaps(&fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap()).unwrap();
+    // Being watched is none of the program's doing, guards are compared page by page, and advice about huge pages may be as old as
+    // the survey.
+    let own = |flags: &[String]| flags.iter().filter(|flag| !["uw", "gu", "hg", "nh"].contains(&flag.as_str())).cloned().collect::<BTreeSet<_>>();
+    for mapping in space.mappings.iter().filter(|mapping| mapping.is_private()) {
+        let there = smaps.iter().find(|flagged| flagged.vma.start == mapping.start).ok_or_else(|| format!("process {pid}: nothing is mapped at {:x}", mapping.start))?;
+        if own(&there.flags) != own(&mapping.flags) {
+            return Err(format!("process {pid}, mapping {:x}: the kernel tells flags {:?}, the frame {:?}", mapping.start, there.flags, mapping.flags));
         }
     }
     Ok(())

@@ -45,15 +45,64 @@ impl Survey {
         Ok(())
     }
 
-    /// Whether every mapping is one of those that were read. A stack grows and a heap moves its end without any change of flags.
+    /// Whether every mapping is one of those that were read.
     fn knows(&self, now: &[Vma]) -> bool {
-        now.iter().all(|vma| self.flags.get(&vma.start).is_some_and(|old| (old.vma.prot, &old.vma.name, old.vma.inode) == (vma.prot, &vma.name, vma.inode)))
+        now.iter().all(|vma| self.of(vma).is_some())
     }
 
-    /// Brings the survey up to date if a mapping has changed since.
-    fn refresh(&mut self, pid: Pid, now: &[Vma]) -> Result<()> {
-        if self.knows(now) { Ok(()) } else { self.read_all(pid) }
+    /// What was read of a mapping. A stack grows and a heap moves its end without any change of flags.
+    fn of(&self, vma: &Vma) -> Option<&Flagged> {
+        let is_it = |old: &&Flagged| (old.vma.prot, &old.vma.name, old.vma.inode) == (vma.prot, &vma.name, vma.inode);
+        let grown = || self.flags.values().find(|old| vma.name == "[stack]" && old.vma.end == vma.end);
+        self.flags.get(&vma.start).filter(is_it).or_else(|| grown().filter(is_it))
     }
+
+    /// Brings the survey up to date if there is a new mapping of whose flags not even a guess can be made. Reading takes the kernel
+    /// long, and the process stands still.
+    fn refresh(&mut self, pid: Pid, now: &[Vma]) -> Result<()> {
+        let clear = now.iter().all(|vma| self.of(vma).is_some() || is_plain(vma));
+        if clear { Ok(()) } else { self.read_all(pid) }
+    }
+}
+
+/// Private memory without a name: what allocators make all the time.
+fn is_plain(vma: &Vma) -> bool {
+    !vma.shared && vma.inode == 0 && vma.name.is_empty()
+}
+
+/// The flags that a fresh mapping has. Until they are read it passes for one that a fork leaves out, which is right either way.
+fn guess(vma: &Vma) -> Flagged {
+    let mut flags = vec!["mr", "mw", "me", GUESSED];
+    for (bit, flag) in [(libc::PROT_READ, "rd"), (libc::PROT_WRITE, "wr"), (libc::PROT_EXEC, "ex"), (libc::PROT_WRITE, "ac")] {
+        if vma.prot & bit != 0 {
+            flags.push(flag);
+        }
+    }
+    Flagged { vma: vma.clone(), flags: flags.into_iter().map(str::to_owned).collect(), page_size: PAGE }
+}
+
+/// Left out by a fork (MADV_DONTFORK).
+const GUESSED: &str = "dc";
+
+/// Replaces guessed flags of mappings that start at `guessed` by those that the kernel tells, now that the process runs again. One
+/// that is gone by now keeps those of a fresh mapping.
+pub fn learn(pid: Pid, survey: &mut Survey, space: &mut AddressSpace, guessed: &[u64]) -> Result<()> {
+    if guessed.is_empty() {
+        return Ok(());
+    }
+    // A process that has ended tells nothing more.
+    let told = survey.read_all(pid).is_ok();
+    for mapping in space.mappings.iter_mut().filter(|mapping| guessed.contains(&mapping.start)) {
+        let now = survey.flags.get(&mapping.start).filter(|now| told && is_plain(&now.vma) && now.vma.prot == mapping.prot);
+        match now {
+            Some(now) => {
+                refuse_special(pid, &now.vma, now)?;
+                mapping.flags.clone_from(&now.flags);
+            }
+            None => mapping.flags.retain(|flag| flag != GUESSED),
+        }
+    }
+    Ok(())
 }
 
 /// An address space, and what of it a twin will not hold.
@@ -62,6 +111,8 @@ pub struct Captured {
     pub space: AddressSpace,
     /// Where the stubs go: the mappings as read.
     pub maps: Vec<Vma>,
+    /// Where mappings start whose flags were guessed: see [`learn`].
+    pub guessed: Vec<u64>,
 }
 
 /// Describes the memory of stopped process `pid`. Pages that a fork leaves out are copied into `contents` now.
@@ -70,16 +121,19 @@ pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &
     survey.refresh(pid, &maps)?;
     let object = survey.tracked.unwrap_or_else(|| contents.object());
     let mut cache = HashMap::new();
-    let mut mappings = Vec::with_capacity(maps.len());
+    let (mut mappings, mut guessed) = (Vec::with_capacity(maps.len()), Vec::new());
     for vma in maps.iter().filter(|vma| vma.name != "[vsyscall]") {
-        let flagged = survey.flags.get(&vma.start).ok_or_else(|| Error::refused(format!("pid {pid}: mapping {:x} vanished while it was looked at", vma.start)))?;
-        let mapping = describe(pid, vma, flagged, files, &mut cache)?;
+        let flagged = survey.of(vma).cloned().unwrap_or_else(|| {
+            guessed.push(vma.start);
+            guess(vma)
+        });
+        let mapping = describe(pid, vma, &flagged, files, &mut cache)?;
         if survey.tracked.is_none() && mapping.is_private() && mapping.escapes_fork() {
             contents.list.push(copy_now(pid, &mapping, object, contents)?);
         }
         mappings.push(mapping);
     }
-    Ok(Captured { space: AddressSpace { object, mappings, guards: Vec::new() }, maps })
+    Ok(Captured { space: AddressSpace { object, mappings, guards: Vec::new() }, maps, guessed })
 }
 
 fn describe(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, cache: &mut HashMap<(String, u64, String), FileId>) -> Result<Mapping> {

@@ -5,7 +5,7 @@ mod restore;
 
 use serde::{Deserialize, Serialize};
 
-pub use capture::{capture, page_ranges, Captured, Pages, Survey};
+pub use capture::{capture, learn, page_ranges, Captured, Pages, Survey};
 pub use restore::{find_hole, prepare, protect};
 
 use super::files::FileId;
