@@ -56,8 +56,9 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, f
     while bytes > SMALL {
         let before = bytes;
         feed.announce(rounds.count, bytes)?;
-        // Fresh memory may take the kernel longer than the copying of later rounds: now there is time for it.
-        let wanted = if rounds.count == 0 { (bytes / 16).min(LARGE).min(limit) } else { 0 };
+        // Fresh memory may take the kernel longer than the copying of later rounds: now there is time for it. By what was written
+        // during the first round, a fraction will be written during the last ones.
+        let wanted = if rounds.count == 1 { (bytes / 4).min(LARGE).min(limit) } else { 0 };
         thread::scope(|scope| {
             let making = (wanted > 0).then(|| scope.spawn(move || aside::room(wanted)));
             copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
