@@ -94,6 +94,24 @@ fn functions_are_short() {
     none("functions of more than 60 lines", long);
 }
 
+#[test]
+fn what_is_ignored_is_a_program_that_a_test_starts() {
+    let files = files(&["tests", "ffi", "src"]);
+    let mut orphans = Vec::new();
+    for file in files.iter().filter(|file| file.is_rust()) {
+        let lines: Vec<&str> = file.text.lines().collect();
+        let ignored = lines.iter().enumerate().filter(|(_, line)| line.trim_start().starts_with(&["#[", "ignore"].concat()));
+        for (at, _) in ignored {
+            let name = lines.get(at + 1).and_then(|line| line.trim_start().strip_prefix("fn ")).and_then(|line| line.split('(').next()).unwrap_or_default();
+            let started = |file: &File| [format!("\"{name}\""), format!("::{name}\"")].iter().any(|call| file.text.contains(call));
+            if name.is_empty() || !files.iter().any(started) {
+                orphans.push(format!("{}:{}: nobody starts {name:?}", file.path, at + 1));
+            }
+        }
+    }
+    none("ignored tests that no test starts", orphans);
+}
+
 /// Words that open unsafe code; put together here, lest this file break its own rule.
 fn unsafe_block() -> String {
     ["unsafe", " {"].concat()

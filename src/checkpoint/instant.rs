@@ -200,7 +200,10 @@ fn divide(captured: &mut Captured, job: &mut Job<'_>) -> Result<Divided> {
 
 /// Pages that cannot be read must be guards, which the frame has a list of; returns them.
 fn closed(watch: &mut Watch, object: u32, pid: Pid, unread: Ranges, guards: &mut Vec<(u64, u64)>) -> Result<Ranges> {
-    let Some(space) = watch.spaces().iter_mut().find(|space| space.object == object).filter(|_| !unread.is_empty()) else { return Ok(unread) };
+    if unread.is_empty() {
+        return Ok(unread);
+    }
+    let space = watch.spaces().iter_mut().find(|space| space.object == object).ok_or_else(|| crate::tracee::gone(pid))?;
     let found = space.tracker.guards_among(pid, &unread)?;
     if let Some((at, _)) = unread.minus(&found).as_slice().first() {
         return Err(Error::new(Kind::Io, format!("pid {pid}: cannot read its memory at {at:#x}")));

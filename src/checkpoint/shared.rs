@@ -109,7 +109,7 @@ impl Shared {
             }
             // What cannot be watched is copied whole; so is what ends just now, if it is there at all.
             let memory = if track::is_sound_for_shared_memory() { SharedMemory::open(pid, &vma).unwrap_or(None) } else { None };
-            match memory.filter(|memory| memory.len() >= SMALL) {
+            match memory.filter(|memory| memory.bytes() >= SMALL) {
                 Some(memory) => self.objects.push(Object::new(memory, vma)),
                 None => self.given_up.push(vma),
             }

@@ -67,13 +67,8 @@ impl SharedMemory {
     }
 
     /// Its length in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.len
-    }
-
-    /// It is never empty; here for completeness.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Whether a file with these numbers is this memory.

@@ -17,7 +17,7 @@ use kit::{build, rounds, Stage};
 use stillframe::checkpoint::{Method, Options, Session};
 use stillframe::hooks::{Hook, Hooks};
 use stillframe::image::{Chain, Compression};
-use stillframe::store::{DirStore, Store};
+use stillframe::store::DirStore;
 
 /// How the program is run and framed.
 struct Case {
@@ -49,13 +49,7 @@ fn run(case: &Case, frames: usize) -> Vec<&'static str> {
     let mut session = Session::new(pid, options).unwrap();
     let mut methods = Vec::new();
     for number in 0..frames {
-        if number % 7 == 3 {
-            // What this frame was to hold, the next one must.
-            store.fails.set(true);
-            session.frame(&store, true).unwrap_err();
-            signal(pid, libc::SIGCONT);
-        }
-        let report = session.frame(&store, number % case.full_every != 0).unwrap_or_else(|e| panic!("seed {} frame {number}: {e}", case.seed));
+        let report = store.take(&mut session, number, case.full_every, || signal(pid, libc::SIGCONT)).unwrap_or_else(|e| panic!("seed {} frame {number}: {e}", case.seed));
         let chain = Chain::open(&store.store.path(&report.frame)).unwrap();
         compare::frame(&chain).unwrap_or_else(|e| panic!("seed {} frame {number} ({}, parent {:?}): {e}", case.seed, report.method, report.parent));
         methods.push(report.method);
@@ -63,9 +57,7 @@ fn run(case: &Case, frames: usize) -> Vec<&'static str> {
         // Time to do something; the first step of a busy program comes at once.
         std::thread::sleep(std::time::Duration::from_millis(10));
         live.assert_alive();
-        if number % case.full_every == case.full_every - 1 {
-            store.store.retain("churn", 1).unwrap();
-        }
+        store.forget("churn", number, case.full_every);
     }
     drop(session);
     compare::assert_unwatched(pid);

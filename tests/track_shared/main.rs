@@ -15,7 +15,7 @@ use kit::{build, ps, rounds, Live, Stage};
 use stillframe::checkpoint::{Method, Options, Session};
 use stillframe::hooks::{Hook, Hooks};
 use stillframe::image::{Chain, Compression};
-use stillframe::store::{DirStore, Store};
+use stillframe::store::DirStore;
 
 /// How the program is run and framed.
 #[derive(Clone, Copy)]
@@ -59,13 +59,7 @@ fn run(case: &Case, frames: usize) -> Vec<Seen> {
     let mut session = Session::new(pid, options(case, pid)).unwrap();
     let mut increments = Vec::new();
     for number in 0..frames {
-        if number % 7 == 3 {
-            // What this frame was to hold, the next one must.
-            store.fails.set(true);
-            session.frame(&store, true).unwrap_err();
-            signal(pid, libc::SIGCONT);
-        }
-        let report = session.frame(&store, number % case.full_every != 0).unwrap_or_else(|e| panic!("seed {} frame {number}: {e}", case.seed));
+        let report = store.take(&mut session, number, case.full_every, || signal(pid, libc::SIGCONT)).unwrap_or_else(|e| panic!("seed {} frame {number}: {e}", case.seed));
         let chain = Chain::open(&store.store.path(&report.frame)).unwrap();
         let seen = compare::frame(&chain).unwrap_or_else(|e| panic!("seed {} habits {:?} frame {number} (parent {:?}): {e}", case.seed, case.habits, report.parent));
         assert_eq!(seen.memories, MEMORIES);
@@ -75,9 +69,7 @@ fn run(case: &Case, frames: usize) -> Vec<Seen> {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
         live.assert_alive();
-        if number % case.full_every == case.full_every - 1 {
-            store.store.retain("share", 1).unwrap();
-        }
+        store.forget("share", number, case.full_every);
     }
     drop(session);
     for pid in ps::with_descendants([pid].into()) {
