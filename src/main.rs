@@ -2,11 +2,10 @@
 
 use std::process::exit;
 
-use clap::Parser;
-use stillframe::cli::{run, Cli};
+use stillframe::cli::{parse, run};
 
 fn main() {
-    match run(&Cli::parse()) {
+    match run(&parse()) {
         Ok(status) => exit(status),
         Err(error) => {
             eprintln!("stillframe: {error}");

@@ -63,8 +63,12 @@ impl Store {
 
     fn misused(&self, args: &[&str]) {
         let out = self.run(args);
-        assert_eq!(out.status.code(), Some(2), "{args:?}: {}", text(&out.stderr));
+        let stderr = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(text(&out.stdout).is_empty());
+        // Who gives no command at all is shown what there is.
+        let one_line = stderr.starts_with("stillframe: ") && stderr.lines().count() == 1;
+        assert!(one_line || args.is_empty(), "{args:?}: {stderr}");
     }
 
     fn frame(&self, seq: u64) -> PathBuf {

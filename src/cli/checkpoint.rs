@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::progress::{self, Bar};
-use super::{json, StoreArgs, TransferArgs};
+use super::{json, show, StoreArgs, TransferArgs};
 use crate::checkpoint::{checkpoint, Method, Options, Report, SaveFiles, Then};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::{Hook, Hooks};
@@ -17,7 +17,7 @@ use crate::transfer::Progress;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The process; its descendants are part of the frame. Without it, the linked program that has the session NAME is asked
-    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "name")]
+    #[arg(value_parser = show::parse_pid, required_unless_present = "name")]
     pid: Option<Pid>,
     /// Name of the frame [default: the name of the command], or of a linked program's session
     #[arg(long)]

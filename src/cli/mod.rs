@@ -23,7 +23,10 @@ mod restore;
 mod rm;
 mod run;
 mod show;
+mod usage;
 mod verify;
+
+pub use usage::parse;
 
 /// Freeze a frame while the film goes on: copy-on-write checkpoints of running processes.
 #[derive(Debug, Parser)]

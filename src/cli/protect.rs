@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::show::parse_duration;
+use super::show::{parse_duration, parse_pid};
 use super::{StoreArgs, TransferArgs};
 use crate::checkpoint::Options;
 use crate::epochs::Schedule;
@@ -19,7 +19,7 @@ use crate::protect::{protect, End, Plan};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The process; its descendants are part of every frame
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(value_parser = parse_pid)]
     pid: Pid,
     /// Name of the frames [default: the name of the command]
     #[arg(long)]

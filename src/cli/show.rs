@@ -4,6 +4,7 @@ use std::io::{stderr, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Kind, Result};
+use crate::proc::Pid;
 
 /// A count of bytes in binary units.
 pub fn bytes(count: u64) -> String {
@@ -104,6 +105,12 @@ pub fn parse_size(text: &str) -> Result<u64> {
     };
     let total = shift.and_then(|shift: u32| text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift)).filter(|&total| total > 0);
     total.ok_or_else(|| Error::new(Kind::Usage, format!("'{text}' is no number of bytes; write a number above 0 and k, M, G, T or no unit, as in 512k, 64M or 2G")))
+}
+
+/// Reads a process id.
+pub fn parse_pid(text: &str) -> Result<Pid> {
+    let pid = text.parse().ok().filter(|&pid: &Pid| pid > 0);
+    pid.ok_or_else(|| Error::new(Kind::Usage, format!("'{text}' is no process id; write a number above 0, as ps shows it")))
 }
 
 /// Rows as columns of equal width, two spaces apart; the last column is left as it is.
