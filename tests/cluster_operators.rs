@@ -136,9 +136,9 @@ fn configurations_are_applied_at_run_time() {
     assert_eq!(field.judge().len(), 1, "the other one is left alone");
 }
 
-/// A mount command that takes its time makes the takeover long enough to look at.
+/// A mount command that waits for a file to go makes the takeover as long as a test looks at it.
 fn slow(more: &str) -> String {
-    TICKER.replace("every = \"200ms\"\n", &format!("every = \"200ms\"\nmount = \"test ! -e DIR/slow || sleep 2\"\nunmount = \"echo unmounted >> DIR/unmounted\"\nhttp = [8080]\nsecond = \"10.77.0.200\"\n{more}\n"))
+    TICKER.replace("every = \"200ms\"\n", &format!("every = \"200ms\"\nmount = \"while test -e DIR/slow; do sleep 0.05; done\"\nunmount = \"echo unmounted >> DIR/unmounted\"\nhttp = [8080]\nsecond = \"10.77.0.200\"\n{more}\n"))
 }
 
 #[test]
@@ -160,6 +160,7 @@ fn a_takeover_answers_with_errors_at_once() {
     assert_eq!(woken.kind(), ErrorKind::ConnectionReset, "an idle client is woken");
     println!("claimed -> an idle client is reset: at most {} ms", claimed.elapsed().as_millis());
     assert_eq!(field.view().services["tick"].phase.as_ref().unwrap().state, State::Restoring, "all that before it serves again");
+    fs::remove_file(field.dir.path().join("slow")).unwrap();
     field.another(1);
     eventually("an answer", || ask(Duration::from_secs(1)).ok());
     field.judge();
@@ -175,6 +176,10 @@ fn a_held_takeover_is_silent() {
         eventually("b has it", || (field.view().services["tick"].owner.as_ref()?.node == "b").then_some(()));
         // The first instance is gone: its connections end. From here on there is silence, then an answer.
         let begun = Instant::now();
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            fs::remove_file(field.dir.path().join("slow")).unwrap();
+        });
         let answer = ask(Duration::from_secs(20));
         assert!(answer.is_ok(), "{answer:?}");
         println!("held for {} ms", begun.elapsed().as_millis());
