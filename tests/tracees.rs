@@ -164,6 +164,11 @@ macro_rules! tracees {
     };
 }
 
+const FORK: Options = Options {
+    checkpoint: &["--method", "fork"],
+    restore: &[],
+};
+
 const CLOSE_TCP: Options = Options {
     checkpoint: &["--tcp", "close"],
     restore: &[],
@@ -203,6 +208,7 @@ tracees! {
     mem_file_eof,
     mem_file_private,
     mem_file_shared,
+    mem_guard: FORK,
     mem_madvise,
     mem_many_vmas,
     mem_memfd,

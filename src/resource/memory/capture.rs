@@ -121,7 +121,7 @@ pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &
     survey.refresh(pid, &maps)?;
     let object = survey.tracked.unwrap_or_else(|| contents.object());
     let mut cache = HashMap::new();
-    let (mut mappings, mut guessed) = (Vec::with_capacity(maps.len()), Vec::new());
+    let (mut mappings, mut guards, mut guessed) = (Vec::with_capacity(maps.len()), Vec::new(), Vec::new());
     for vma in maps.iter().filter(|vma| vma.name != "[vsyscall]") {
         let flagged = survey.of(vma).cloned().unwrap_or_else(|| {
             guessed.push(vma.start);
@@ -129,11 +129,13 @@ pub fn capture(pid: Pid, survey: &mut Survey, files: &mut FileTable, contents: &
         });
         let mapping = describe(pid, vma, &flagged, files, &mut cache)?;
         if survey.tracked.is_none() && mapping.is_private() && mapping.escapes_fork() {
-            contents.list.push(copy_now(pid, &mapping, object, contents)?);
+            let (copy, closed) = copy_now(pid, &mapping, object, contents)?;
+            contents.list.push(copy);
+            guards.extend(closed);
         }
         mappings.push(mapping);
     }
-    Ok(Captured { space: AddressSpace { object, mappings, guards: Vec::new() }, maps, guessed })
+    Ok(Captured { space: AddressSpace { object, mappings, guards }, maps, guessed })
 }
 
 fn describe(pid: Pid, vma: &Vma, flagged: &Flagged, files: &mut FileTable, cache: &mut HashMap<(String, u64, String), FileId>) -> Result<Mapping> {
@@ -199,22 +201,25 @@ fn refuse_special(pid: Pid, vma: &Vma, flagged: &Flagged) -> Result<()> {
     Err(Error::refused(format!("pid {pid} mapping {:x}-{:x} is {why}", vma.start, vma.end)))
 }
 
-/// Copies the present pages of a mapping that a fork would leave out; the copy's offset 0 is the mapping's start.
-fn copy_now(pid: Pid, mapping: &Mapping, object: u32, contents: &Contents) -> Result<Content> {
+/// Copies the present pages of a mapping that a fork would leave out; the copy's offset 0 is the mapping's start. Also gives its
+/// guard pages (start, length).
+fn copy_now(pid: Pid, mapping: &Mapping, object: u32, contents: &Contents) -> Result<(Content, Vec<(u64, u64)>)> {
     let file = contents.spool_file()?;
     file.set_len(mapping.len()).context("cannot size a temporary file")?;
     let pagemap_path = proc::path(pid, "pagemap");
     let pagemap = File::open(&pagemap_path).at("open", &pagemap_path)?;
     let memory = Memory::open(pid)?;
     let mut buf = vec![0; 1 << 20];
-    for (start, end) in page_ranges(&pagemap, mapping)?.data {
+    let pages = page_ranges(&pagemap, mapping)?;
+    for (start, end) in pages.data {
         for at in (start..end).step_by(buf.len()) {
             let part = &mut buf[..(end - at).min(1 << 20) as usize];
             memory.read(at, part)?;
             file.write_all_at(part, at - mapping.start).context("cannot copy memory into the store")?;
         }
     }
-    Ok(Content { object, file, len: mapping.len(), base: mapping.start })
+    let guards = pages.guards.into_iter().map(|(start, end)| (start, end - start)).collect();
+    Ok((Content { object, file, len: mapping.len(), base: mapping.start }, guards))
 }
 
 /// What the page tables tell of one private mapping, as address ranges (start, end).
