@@ -18,6 +18,7 @@ use crate::transfer::{Progress, Totals};
 mod aside;
 mod calls;
 mod capture;
+mod family;
 mod instant;
 mod outside;
 mod pathless;

@@ -73,18 +73,14 @@ impl Snapshot {
         let stopped = &mut frozen.processes[0];
         let (leader, others) = stopped.threads.split_first_mut().unwrap();
         let mut visit = Visit::begin(pid, leader, site).unwrap();
-        let mut snapshot = Snapshot {
+        let snapshot = Snapshot {
             signals: signals::capture(&mut visit, &status).unwrap(),
             timers: timers::capture(&mut visit).unwrap(),
             limits: limits::capture(pid).unwrap(),
             process: process::capture(&mut visit, &status, &stopped.stat).unwrap(),
-            threads: vec![(pid, threads::capture(&mut visit).unwrap())],
+            threads: threads::capture(&mut visit, others).unwrap(),
         };
         drop(visit);
-        for other in others {
-            let tid = other.tid;
-            snapshot.threads.push((tid, threads::capture(&mut Visit::begin(pid, other, site).unwrap()).unwrap()));
-        }
         frozen.thaw();
         snapshot
     }

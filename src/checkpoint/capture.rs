@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 
+use super::family::Family;
 use super::{Options, SaveFiles};
-use crate::error::{Error, Result};
-use crate::manifest::{Body, Life, Process, Shares, Thread};
+use crate::error::Result;
+use crate::manifest::{Body, Life, Process, Thread};
 use crate::proc::{status::Status, Pid};
 use crate::resource::contents::Contents;
-use crate::resource::fd::{self, Descriptors};
+use crate::resource::fd::{self, scan::Scan, Descriptors};
 use crate::resource::files::{FileKind, FileTable};
 use crate::resource::memory::{self, AddressSpace, Survey};
 use crate::resource::tree::Node;
 use crate::resource::{limits, namespaces, process, signals, threads, timers};
-use crate::sys::kcmp::{self, Object};
 use crate::tracee::seize::{self, Frozen};
 use crate::tracee::twin::{self, Kin};
 use crate::tracee::visit::{Site, Visit};
@@ -68,8 +68,8 @@ impl Captured {
     }
 }
 
-/// Captures all of `frozen`, but for contents that no path leads to.
-pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents, options: &Options) -> Result<Captured> {
+/// Captures all of `frozen`, but for descriptors, and contents that no path leads to.
+pub fn capture(frozen: &mut Frozen, family: &Family, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<Captured> {
     let root = frozen.processes[0].pid;
     namespaces::check(&frozen.processes.iter().filter(|p| !p.is_zombie()).map(|p| p.pid).collect::<Vec<_>>())?;
     let mut tree = Tree {
@@ -83,32 +83,34 @@ pub fn capture(frozen: &mut Frozen, surveys: &mut HashMap<Pid, Survey>, contents
             guessed: Vec::new(),
             kin: HashMap::new(),
         },
+        family,
         inner: HashMap::new(),
-        tables: Vec::new(),
-        living: Vec::new(),
+        spaces: HashMap::new(),
     };
     // A dead child without an exit signal is what a killed checkpointer left behind, not the program's.
     for process in frozen.processes.iter_mut().filter(|p| !(p.is_zombie() && twin::is_marked(p.pid))) {
         tree.add(process, surveys, contents)?;
     }
-    let mut captured = tree.captured;
-    let descriptor_options = fd::CaptureOptions { tree: frozen.processes.iter().map(|p| p.pid).collect(), ..options.descriptors.clone() };
-    captured.descriptors = fd::capture(&tree.tables, &mut captured.files, &descriptor_options)?;
-    save_files(&mut captured.files, &options.save_files, contents)?;
-    Ok(captured)
+    Ok(tree.captured)
 }
 
-struct Tree {
+/// Captures the descriptors that `scan` has found in `frozen`, and the contents of files as `options` say.
+pub fn descriptors(captured: &mut Captured, frozen: &Frozen, scan: Scan, contents: &mut Contents, options: &Options) -> Result<()> {
+    let descriptor_options = fd::CaptureOptions { tree: frozen.processes.iter().map(|p| p.pid).collect(), ..options.descriptors.clone() };
+    captured.descriptors = fd::capture(scan, &mut captured.files, &descriptor_options)?;
+    save_files(&mut captured.files, &options.save_files, contents)
+}
+
+struct Tree<'a> {
     captured: Captured,
+    family: &'a Family,
     /// Outer to innermost process id.
     inner: HashMap<Pid, Pid>,
-    /// Outer id of one holder of each descriptor table.
-    tables: Vec<Pid>,
-    /// Living processes so far: outer id, outer id of the parent, space, table.
-    living: Vec<(Pid, usize, usize)>,
+    /// The address space of each living process (outer id) so far.
+    spaces: HashMap<Pid, usize>,
 }
 
-impl Tree {
+impl Tree<'_> {
     fn add(&mut self, process: &mut seize::Process, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<()> {
         let status = Status::read(process.pid)?;
         let pid = status.innermost("NSpid")?;
@@ -132,31 +134,23 @@ impl Tree {
 
     fn body(&mut self, process: &mut seize::Process, status: &Status, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<Body> {
         let pid = process.pid;
-        let shares = self.shares(pid, process.stat.ppid)?;
-        let parent = self.living.iter().find(|(other, ..)| *other == process.stat.ppid).copied();
-        let (space, site) = match parent {
-            Some((parent, space, _)) if shares.memory => (space, self.captured.sites[&parent]),
-            _ => self.space(pid, surveys, contents)?,
+        let member = *self.family.member(pid).ok_or_else(|| crate::tracee::gone(pid))?;
+        let (space, site) = match self.family.host_of(&member) {
+            Some(host) => (self.spaces[&host], self.captured.sites[&host]),
+            None => self.space(pid, surveys, contents)?,
         };
         self.captured.sites.insert(pid, site);
-        let table = match parent {
-            Some((_, _, table)) if shares.files => table,
-            _ => {
-                self.tables.push(pid);
-                self.tables.len() - 1
-            }
-        };
-        self.living.push((pid, space, table));
+        self.spaces.insert(pid, space);
         let files = &mut self.captured.files;
         let exe = files.intern(pid, "exe")?;
         files.entries[exe].code = true;
         let (cwd, root) = (files.intern(pid, "cwd")?, files.intern(pid, "root")?);
         let (leader, others) = process.threads.split_first_mut().ok_or_else(|| crate::tracee::gone(pid))?;
         let mut visit = Visit::begin(pid, leader, site)?;
-        let mut body = Body {
+        let body = Body {
             space,
-            table,
-            shares,
+            table: member.table,
+            shares: member.shares,
             exe: Some(exe),
             cwd,
             root,
@@ -164,12 +158,9 @@ impl Tree {
             timers: timers::capture(&mut visit)?,
             limits: limits::capture(pid)?,
             attributes: process::capture(&mut visit, status, &process.stat)?,
-            threads: vec![thread(&mut visit)?],
+            threads: threads::capture(&mut visit, others)?.into_iter().map(|(tid, state)| Thread { tid, state }).collect(),
         };
         drop(visit);
-        for other in others {
-            body.threads.push(thread(&mut Visit::begin(pid, other, site)?)?);
-        }
         let kin = self.kin(process.stat.ppid, &body, self.inner[&pid] == 1);
         self.captured.kin.insert(pid, kin);
         Ok(body)
@@ -194,32 +185,6 @@ impl Tree {
         self.captured.guessed.push(captured.guessed);
         Ok((self.captured.spaces.len() - 1, site))
     }
-
-    /// What `pid` shares with its parent; sharing with anybody else cannot be brought back.
-    fn shares(&self, pid: Pid, ppid: Pid) -> Result<Shares> {
-        let ask = |other, object| kcmp::shares(pid, other, object).map_err(|e| Error::io(format!("cannot compare pid {pid} with pid {other}"), e));
-        let mut shares = Shares::default();
-        for &(other, ..) in &self.living {
-            let with = Shares { memory: ask(other, Object::Memory)?, files: ask(other, Object::Files)?, fs: ask(other, Object::Fs)?, handlers: ask(other, Object::Handlers)? };
-            if other == ppid {
-                shares = with;
-            } else if with != Shares::default() && !self.living.iter().any(|(p, ..)| *p == ppid) {
-                return Err(Error::refused(format!("pid {pid} shares memory, descriptors or handlers with pid {other}, which is not its parent; such a family cannot be born again")));
-            }
-        }
-        Ok(shares)
-    }
-}
-
-fn thread(visit: &mut Visit<'_>) -> Result<Thread> {
-    let (pid, tid) = (proc_pid(visit), visit.thread().tid);
-    let inner = Status::read_thread(pid, tid)?.innermost("NSpid")?;
-    Ok(Thread { tid: inner, state: threads::capture(visit)? })
-}
-
-fn proc_pid(visit: &Visit<'_>) -> Pid {
-    use crate::tracee::Remote;
-    visit.pid()
 }
 
 /// Keeps the content of files open for writing, as of now.

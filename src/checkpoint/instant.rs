@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::aside::Aside;
 use super::calls::Calls;
 use super::capture::{self, Captured};
+use super::family::Family;
 use super::pathless;
 use super::watch::Watch;
 use super::{Method, Options, Then};
@@ -17,7 +18,7 @@ use crate::host::Host;
 use crate::proc::status::Status;
 use crate::proc::{self, maps, Pid};
 use crate::resource::contents::Contents;
-use crate::resource::fd::scan::Room;
+use crate::resource::fd::scan::{Room, Scan};
 use crate::resource::memory::{page_ranges, Mapping, Pages, Survey};
 use crate::sys::sched::{self, Urgent};
 use crate::sys::PAGE;
@@ -108,7 +109,8 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
     job.aside.reserve((2 * job.expected + MARGIN).min(job.options.memory_limit))?;
     // On a busy machine the target would stand still while others run.
     let urgent = Urgent::begin();
-    let (mut frozen, begun) = seize(job.root)?;
+    let mut frozen = seize(job.root)?;
+    let begun = frozen.begun;
     // Before anything of ours forks.
     let forked = job.watch.shared().forked()?;
     job.calls.exchange(&mut frozen);
@@ -142,17 +144,23 @@ pub fn freeze(job: &mut Job<'_>) -> Result<Instance> {
 fn capture_and_look(frozen: &mut Frozen, forked: &Forked, job: &mut Job<'_>) -> Result<Captured> {
     let looks = job.watch.begin_look()?;
     let visited = frozen.processes[0].stat.processor;
-    let captured = thread::scope(|scope| {
-        scope.spawn(|| {
+    let family = Family::of(frozen)?;
+    let (captured, scan) = thread::scope(|scope| {
+        let scanner = scope.spawn(|| {
             let _urgent = Urgent::begin();
-            // Visited threads run where they ran: behind this look they would wait for its end.
+            // Visited threads run where they ran: behind this one they would wait for its end.
             sched::keep_off(visited);
+            let scan = Scan::of(&family.tables);
             looks.iter().for_each(|(_, look)| look.help());
+            scan
         });
-        let captured = capture::capture(frozen, job.surveys, job.contents, job.options);
+        let captured = capture::capture(frozen, &family, job.surveys, job.contents);
         looks.iter().for_each(|(_, look)| look.help());
-        captured
-    })?;
+        let scan = scanner.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that looks at descriptors failed")));
+        (captured, scan)
+    });
+    let mut captured = captured?;
+    capture::descriptors(&mut captured, frozen, scan?, job.contents, job.options)?;
     job.watch.end_look(looks, forked)?;
     Ok(captured)
 }
@@ -279,14 +287,13 @@ pub fn feed_rest(feed: &mut Feed<'_>, watch: &mut Watch, rest: &[Rest], live: &m
     Ok(guards)
 }
 
-/// Stops the tree, and says when that began; waits out threads that cannot be stopped just now, or that a dead checkpointer left on their way home.
-pub fn seize(root: Pid) -> Result<(Frozen, Instant)> {
+/// Stops the tree; waits out threads that cannot be stopped just now, or that a dead checkpointer left on their way home.
+pub fn seize(root: Pid) -> Result<Frozen> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let begun = Instant::now();
         match Frozen::seize(root) {
-            Ok(frozen) if !on_the_way_home(&frozen)? => return Ok((frozen, begun)),
+            Ok(frozen) if !on_the_way_home(&frozen)? => return Ok(frozen),
             Ok(frozen) => frozen.thaw(),
             Err(e) if e.kind() != Kind::Busy || Instant::now() > deadline => return Err(e),
             Err(_) => {}

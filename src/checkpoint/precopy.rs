@@ -120,7 +120,8 @@ pub struct Stop<'a> {
 
 impl Stop<'_> {
     fn look(&mut self, watch: &mut Watch) -> Result<u64> {
-        let (mut frozen, begun) = instant::seize(self.root)?;
+        let mut frozen = instant::seize(self.root)?;
+        let begun = frozen.begun;
         self.calls.exchange(&mut frozen);
         let looked = look(watch, Look::Further);
         frozen.thaw();

@@ -74,7 +74,8 @@ impl Watch {
             return Ok((0, Vec::new()));
         }
         let urgent = Urgent::begin();
-        let (mut frozen, begun) = super::instant::seize(root)?;
+        let mut frozen = super::instant::seize(root)?;
+        let begun = frozen.begun;
         calls.exchange(&mut frozen);
         let mut notes = Vec::new();
         for at in 0..frozen.processes.len() {

@@ -6,6 +6,7 @@ pub mod stat;
 pub mod status;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -20,7 +21,7 @@ pub fn path(pid: Pid, what: &str) -> PathBuf {
 
 /// The text of a file in /proc, lossily decoded.
 pub fn text(path: &Path) -> Result<String> {
-    match fs::read(path) {
+    match bytes(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         // A file of a process that is gone says ENOENT or ESRCH, depending on the instant.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) && path.starts_with("/proc") => {
@@ -28,6 +29,13 @@ pub fn text(path: &Path) -> Result<String> {
         }
         Err(e) => Err(e).at("read", path),
     }
+}
+
+/// Unlike `fs::read` it asks for no size, which files in /proc do not have.
+fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Numbered entries of a directory such as /proc/PID/task or /proc/PID/fd, ascending.

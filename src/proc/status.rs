@@ -1,34 +1,31 @@
 //! /proc/PID/status.
 
-use std::collections::HashMap;
-
 use super::{bad, path, text, Pid};
 use crate::error::Result;
 
 /// The key-value rows of a status file.
 #[derive(Debug, Clone)]
-pub struct Status(HashMap<String, String>);
+pub struct Status(String);
 
 impl Status {
-    /// Parses the text of a status file.
+    /// Of the text of a status file.
     pub fn parse(text: &str) -> Status {
-        let rows = text.lines().filter_map(|row| row.split_once(':'));
-        Status(rows.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
+        Status(text.to_owned())
     }
 
     /// Reads /proc/PID/status.
     pub fn read(pid: Pid) -> Result<Status> {
-        Ok(Self::parse(&text(&path(pid, "status"))?))
+        Ok(Status(text(&path(pid, "status"))?))
     }
 
     /// Reads the status file of one thread.
     pub fn read_thread(pid: Pid, tid: Pid) -> Result<Status> {
-        Ok(Self::parse(&text(&path(pid, &format!("task/{tid}/status")))?))
+        Ok(Status(text(&path(pid, &format!("task/{tid}/status")))?))
     }
 
     /// A row's text; empty if the kernel does not print it.
     pub fn get(&self, key: &str) -> &str {
-        self.0.get(key).map_or("", String::as_str)
+        self.0.lines().find_map(|row| row.strip_prefix(key)?.strip_prefix(':')).map_or("", str::trim)
     }
 
     /// A row's decimal numbers.

@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::proc::status::Status;
+use crate::proc::{status::Status, Pid};
 use crate::sys::ptrace;
 use crate::tracee::blank::Blank;
-use crate::tracee::visit::Visit;
-use crate::tracee::{Remote, RemoteExt};
+use crate::tracee::RemoteExt;
 
 /// Rights of a thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +74,7 @@ impl Capabilities {
 }
 
 impl Identity {
-    fn of(thread: &mut impl Remote, status: &Status) -> Result<Identity> {
+    fn of(status: &Status, securebits: u32) -> Result<Identity> {
         let four = |key: &str| -> Result<[u32; 4]> {
             let numbers = status.numbers(key)?;
             Ok(std::array::from_fn(|at| numbers.get(at).copied().unwrap_or(0) as u32))
@@ -85,26 +84,25 @@ impl Identity {
             gids: four("Gid")?,
             groups: status.numbers("Groups")?.into_iter().map(|group| group as u32).collect(),
             capabilities: Capabilities::of(status)?,
-            securebits: thread.must("read its securebits", libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0])? as u32,
+            securebits,
         })
     }
 }
 
-/// Reads the rights of the visiting thread.
-pub fn capture(visit: &mut Visit<'_>, status: &Status) -> Result<State> {
+/// Reads the rights of a stopped thread, which told its `securebits`.
+pub fn capture(pid: Pid, tid: Pid, securebits: u32, status: &Status) -> Result<State> {
     const STRICT: &str = "1";
     const FILTERED: &str = "2";
     let mode = status.get("Seccomp");
     Ok(State {
-        identity: Identity::of(visit, status)?,
+        identity: Identity::of(status, securebits)?,
         no_new_privs: status.number("NoNewPrivs")? != 0,
         strict: mode == STRICT,
-        filters: if mode == FILTERED { filters(visit)? } else { Vec::new() },
+        filters: if mode == FILTERED { filters(pid, tid)? } else { Vec::new() },
     })
 }
 
-fn filters(visit: &mut Visit<'_>) -> Result<Vec<Filter>> {
-    let (pid, tid) = (visit.pid(), visit.thread().tid);
+fn filters(pid: Pid, tid: Pid) -> Result<Vec<Filter>> {
     let failed = |e| Error::io(format!("pid {pid}: cannot read its seccomp filters (needs CAP_SYS_ADMIN)"), e);
     let mut filters = Vec::new();
     while let Some(program) = ptrace::seccomp_filter(tid, filters.len()).map_err(failed)? {
@@ -161,7 +159,8 @@ fn install(filter: &Filter, flag: u64, blank: &mut Blank) -> Result<()> {
 /// widest set to the narrowest.
 pub fn arm(state: &State, blank: &mut Blank, notes: &mut Vec<String>) -> Result<()> {
     let status = Status::read_thread(blank.pid, blank.tid)?;
-    let have = Identity::of(blank, &status)?;
+    let securebits = blank.must("read its securebits", libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0])?;
+    let have = Identity::of(&status, securebits as u32)?;
     let want = &state.identity;
     // Nothing to change needs no privilege to change it.
     if have == *want {

@@ -1,11 +1,12 @@
 //! Files that a frame depends on: by path, or with their content where no path leads to them.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use libc::stat as Stat;
 use serde::{Deserialize, Serialize};
 
 use super::contents::Contents;
@@ -154,15 +155,20 @@ impl FileTable {
     /// `at` is a way to the file for us.
     fn intern_at(&mut self, pid: Pid, what: &str, at: &Path) -> Result<FileId> {
         let name = proc::link(&proc::path(pid, what))?;
-        let meta = fs::metadata(at).at("examine", at)?;
-        let key = (meta.dev(), meta.ino(), name.clone());
+        let stat = nix::sys::stat::stat(at).map_err(std::io::Error::from).at("examine", at)?;
+        self.intern_known(pid, what, at, name, &stat)
+    }
+
+    /// The same of a file whose link leads to `name`, and of which stat(2) says `stat`.
+    pub fn intern_known(&mut self, pid: Pid, what: &str, at: &Path, name: PathBuf, stat: &Stat) -> Result<FileId> {
+        let key = (stat.st_dev, stat.st_ino, name);
         if let Some(&id) = self.index.get(&key) {
             return Ok(id);
         }
-        let mut entry = self.describe(pid, what, &name, &meta)?;
+        let mut entry = self.describe(pid, what, &key.2, stat)?;
         // A content is needed later, when the path may be gone with the process: keep the file.
         let handle = if entry.needs_content() || entry.kind == FileKind::Regular { File::open(at).ok() } else { None };
-        if let (FileKind::Deleted, Some(file), 1..) = (&entry.kind, &handle, meta.nlink()) {
+        if let (FileKind::Deleted, Some(file), 1..) = (&entry.kind, &handle, stat.st_nlink) {
             entry.handle = handle_of(file.as_fd()).ok().map(|(kind, bytes)| Handle(kind, bytes));
         }
         self.entries.push(entry);
@@ -171,9 +177,9 @@ impl FileTable {
         Ok(self.entries.len() - 1)
     }
 
-    fn describe(&self, pid: Pid, what: &str, name: &Path, meta: &Metadata) -> Result<FileEntry> {
+    fn describe(&self, pid: Pid, what: &str, name: &Path, stat: &Stat) -> Result<FileEntry> {
         let text = name.to_string_lossy();
-        let kind = self.classify(pid, what, &text, meta)?;
+        let kind = self.classify(pid, what, &text, stat)?;
         let path = if kind.is_removed() { PathBuf::from(text.trim_end_matches(DELETED)) } else { name.to_owned() };
         let segment = match kind {
             FileKind::SystemV(id) => Some(shm::stat(id).map_err(|e| Error::io(format!("pid {pid}: cannot examine System V segment {id}; it belongs to another ipc namespace?"), e))?),
@@ -181,15 +187,15 @@ impl FileTable {
         };
         Ok(FileEntry {
             path,
-            device: meta.dev(),
-            inode: meta.ino(),
-            rdev: meta.rdev(),
-            mode: meta.mode(),
-            uid: meta.uid(),
-            gid: meta.gid(),
-            size: segment.as_ref().map_or(meta.size(), |segment| segment.size),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            rdev: stat.st_rdev,
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: segment.as_ref().map_or(stat.st_size as u64, |segment| segment.size),
             reach: 0,
-            mtime_ns: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+            mtime_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec,
             build_id: None,
             mapped: false,
             code: false,
@@ -201,40 +207,35 @@ impl FileTable {
         })
     }
 
-    fn classify(&self, pid: Pid, what: &str, text: &str, meta: &Metadata) -> Result<FileKind> {
-        let file_type = meta.file_type();
-        if file_type.is_dir() && text.ends_with(DELETED) {
-            return Ok(FileKind::DeletedDirectory);
-        } else if file_type.is_dir() {
-            return Ok(FileKind::Directory);
-        } else if file_type.is_char_device() || file_type.is_block_device() {
-            return Ok(FileKind::Device);
-        } else if file_type.is_fifo() && text.ends_with(DELETED) {
-            return Ok(FileKind::DeletedFifo);
-        } else if file_type.is_fifo() {
-            return Ok(FileKind::Fifo);
-        } else if file_type.is_socket() {
-            return Ok(FileKind::Socket);
-        } else if !file_type.is_file() {
-            return Ok(FileKind::Other);
+    fn classify(&self, pid: Pid, what: &str, text: &str, stat: &Stat) -> Result<FileKind> {
+        let deleted = text.ends_with(DELETED);
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR if deleted => return Ok(FileKind::DeletedDirectory),
+            libc::S_IFDIR => return Ok(FileKind::Directory),
+            libc::S_IFCHR | libc::S_IFBLK => return Ok(FileKind::Device),
+            libc::S_IFIFO if deleted => return Ok(FileKind::DeletedFifo),
+            libc::S_IFIFO => return Ok(FileKind::Fifo),
+            libc::S_IFSOCK => return Ok(FileKind::Socket),
+            libc::S_IFREG => {}
+            _ => return Ok(FileKind::Other),
         }
         if text.starts_with("/memfd:") {
             return Ok(FileKind::Memfd(0));
         } else if text.starts_with("/dev/zero (deleted)") {
             return Ok(FileKind::SharedAnonymous);
         } else if text.starts_with("/anon_hugepage") {
-            return Ok(FileKind::SharedHugePages(meta.blksize()));
+            return Ok(FileKind::SharedHugePages(stat.st_blksize as u64));
         } else if text.starts_with("/SYSV") {
-            return Ok(FileKind::SystemV(meta.ino() as i32));
-        } else if text.ends_with(DELETED) {
+            return Ok(FileKind::SystemV(stat.st_ino as i32));
+        } else if deleted {
             return Ok(FileKind::Deleted);
         }
-        self.check_reachable(pid, what, text, meta)
+        self.check_reachable(pid, what, text, stat)
     }
 
-    fn check_reachable(&self, pid: Pid, what: &str, text: &str, meta: &Metadata) -> Result<FileKind> {
+    fn check_reachable(&self, pid: Pid, what: &str, text: &str, stat: &Stat) -> Result<FileKind> {
         let found = fs::metadata(self.visible(Path::new(text)));
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == (meta.dev(), meta.ino())) {
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == (stat.st_dev, stat.st_ino)) {
             return Ok(FileKind::Regular);
         }
         Err(Error::refused(format!("pid {pid} {what} is {text}, which that path does not lead to (hidden by a mount, or in another mount namespace); a restore could not find it: make it reachable or close it")))

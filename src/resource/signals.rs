@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::proc::status::Status;
+use crate::proc::{status::Status, Pid};
 use crate::sys::ptrace;
 use crate::tracee::blank::Blank;
 use crate::tracee::visit::Visit;
@@ -30,8 +30,7 @@ pub struct Pending(#[serde(with = "super::blob")] pub Vec<u8>);
 
 impl Pending {
     /// The queue of a stopped thread, or of its process (`shared`).
-    pub fn capture(visit: &mut Visit<'_>, shared: bool) -> Result<Vec<Pending>> {
-        let (pid, tid) = (visit.pid(), visit.thread().tid);
+    pub fn capture(pid: Pid, tid: Pid, shared: bool) -> Result<Vec<Pending>> {
         let queue = ptrace::pending(tid, shared).map_err(|e| crate::Error::io(format!("pid {pid}: cannot read the pending signals of thread {tid}"), e))?;
         Ok(queue.into_iter().map(|info| Pending(info.to_vec())).collect())
     }
@@ -85,7 +84,7 @@ pub fn capture(visit: &mut Visit<'_>, status: &Status) -> Result<State> {
     let actions = signals.iter().zip(raw.chunks(ACTION_LEN as usize));
     let actions = actions.map(|(&signal, a)| Action { signal, handler: word(a, 0), flags: word(a, 1), restorer: word(a, 2), mask: word(a, 3) });
     let actions = actions.filter(|action| (action.handler, action.flags, action.mask) != (0, 0, 0)).collect();
-    Ok(State { actions, pending: Pending::capture(visit, true)? })
+    Ok(State { actions, pending: Pending::capture(visit.pid(), visit.thread().tid, true)? })
 }
 
 /// Sets every action, so that none of the restorer's own is left.

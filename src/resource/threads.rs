@@ -15,6 +15,9 @@ use crate::proc::{self, status::Status, Pid};
 use crate::sys::ptrace::{self, Rseq};
 use crate::sys::{process_vm, sched};
 use crate::tracee::blank::Blank;
+use crate::tracee::chorus::Answers;
+use crate::tracee::memory::Memory;
+use crate::tracee::seize::Thread;
 use crate::tracee::visit::Visit;
 use crate::tracee::{Remote, RemoteExt};
 
@@ -57,61 +60,66 @@ pub struct State {
     pub credentials: credentials::State,
 }
 
-const STACK_LEN: u64 = 24;
-const PR_GET_TID_ADDRESS: i32 = 40;
+/// Reads all of the visiting thread and of `others`, the other threads of its process; in this order, each with its innermost id.
+pub fn capture(visit: &mut Visit<'_>, others: &mut [Thread]) -> Result<Vec<(Pid, State)>> {
+    let (pid, leader) = (visit.pid(), visit.thread().tid);
+    let tids = std::iter::once(leader).chain(others.iter().map(|thread| thread.tid));
+    let statuses = tids.map(|tid| Status::read_thread(pid, tid)).collect::<Result<Vec<_>>>()?;
+    let answers = visit.chorus(others, &statuses)?;
+    let leader = visit.thread().clone();
+    let known = std::iter::once(&leader).chain(&*others).zip(&answers).zip(&statuses);
+    known.map(|((thread, answers), status)| Ok((status.innermost("NSpid")?, one(pid, thread, answers, status, visit.memory())?))).collect()
+}
 
-/// Reads all of the visiting thread.
-pub fn capture(visit: &mut Visit<'_>) -> Result<State> {
-    let (pid, tid) = (visit.pid(), visit.thread().tid);
+/// All of a thread that told `answers` of itself; `status` is its status file.
+fn one(pid: Pid, thread: &Thread, answers: &Answers, status: &Status, memory: &Memory) -> Result<State> {
+    let tid = thread.tid;
     let failed = |what: &str| format!("pid {pid}: cannot read the {what} of thread {tid}");
-    let out = visit.scratch()?;
-    visit.must("read an alternate stack", libc::SYS_sigaltstack, [0, out, 0, 0, 0, 0])?;
-    visit.must("read a tid address", libc::SYS_prctl, [PR_GET_TID_ADDRESS as u64, out + STACK_LEN, 0, 0, 0, 0])?;
-    visit.must("read a parent-death signal", libc::SYS_prctl, [libc::PR_GET_PDEATHSIG as u64, out + STACK_LEN + 8, 0, 0, 0, 0])?;
-    let mut raw = [0; STACK_LEN as usize + 16];
-    visit.memory().read(out, &mut raw)?;
-    let word = |at: usize| raw[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-    let registers = registers(visit);
-    let status = Status::read_thread(pid, tid)?;
-    let timer_slack = visit.must("read a timer slack", libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0])?;
+    let scheduling = sched::attributes(tid).context(failed("scheduling policy"))?;
     Ok(State {
-        registers: arch::to_words(&registers).to_vec(),
+        registers: arch::to_words(&registers(thread, memory)).to_vec(),
         xstate: ptrace::xstate(tid).context(failed("processor state"))?,
-        sigmask: visit.thread().sigmask,
-        pending: Pending::capture(visit, false)?,
-        alternate_stack: [word(0), word(8) & 0xffff_ffff, word(16)],
-        tid_address: word(STACK_LEN as usize),
+        sigmask: thread.sigmask,
+        pending: Pending::capture(pid, tid, false)?,
+        alternate_stack: answers.alternate_stack,
+        tid_address: answers.tid_address,
         robust_list: process_vm::robust_list(tid).context(failed("robust list"))?,
         rseq: ptrace::rseq(tid).context(failed("rseq area"))?,
-        name: name(pid, tid)?,
-        scheduling: sched::attributes(tid).context(failed("scheduling policy"))?,
-        nice: proc::stat::read_thread(pid, tid)?.nice,
+        name: name(pid, tid, status)?,
+        // Under a real-time policy the kernel tells only there which nice value waits for its end.
+        nice: if scheduling.is_real_time() { proc::stat::read_thread(pid, tid)?.nice } else { scheduling.nice },
+        scheduling,
         io_priority: sched::io_priority(tid).context(failed("I/O priority"))?,
         affinity: affinity(tid)?,
-        timer_slack,
-        parent_death_signal: word(STACK_LEN as usize + 8) as i32,
-        credentials: credentials::capture(visit, &status)?,
+        timer_slack: answers.timer_slack,
+        parent_death_signal: answers.parent_death_signal as i32,
+        credentials: credentials::capture(pid, tid, answers.securebits as u32, status)?,
     })
 }
 
 /// As at the stop; a call that was interrupted before, by an earlier frame or by job control, is called by its name.
-fn registers(visit: &mut Visit<'_>) -> Registers {
-    let regs = visit.thread().regs;
-    if let Some(orig_rax) = visit.thread().call {
+fn registers(thread: &Thread, memory: &Memory) -> Registers {
+    let regs = thread.regs;
+    if let Some(orig_rax) = thread.call {
         return Registers { orig_rax, ..regs };
     }
     let mut code = [0; restart::CODE_LEN];
     match restart::code_to_read(&regs) {
         // Code that cannot be read tells nothing; the arguments may.
         Some(at) => {
-            let _ = visit.memory().read(at, &mut code);
+            let _ = memory.read(at, &mut code);
             restart::unveiled(&regs, &code)
         }
         None => regs,
     }
 }
 
-fn name(pid: Pid, tid: Pid) -> Result<Vec<u8>> {
+fn name(pid: Pid, tid: Pid, status: &Status) -> Result<Vec<u8>> {
+    // The status file has it too, but with some characters escaped.
+    let plain = status.get("Name");
+    if plain.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+        return Ok(plain.as_bytes().to_vec());
+    }
     let comm = proc::path(pid, &format!("task/{tid}/comm"));
     let line = fs::read(&comm).at("read", &comm)?;
     Ok(line.strip_suffix(b"\n").unwrap_or(&line).to_vec())

@@ -28,6 +28,14 @@ pub struct Attributes {
     pub period: u64,
 }
 
+impl Attributes {
+    /// Whether the policy is a real-time one, SCHED_DEADLINE included.
+    pub fn is_real_time(&self) -> bool {
+        const DEADLINE: u32 = 6;
+        [libc::SCHED_FIFO as u32, libc::SCHED_RR as u32, DEADLINE].contains(&self.policy)
+    }
+}
+
 /// Policy and priority of a thread.
 pub fn attributes(tid: pid_t) -> io::Result<Attributes> {
     let mut found = Attributes::default();

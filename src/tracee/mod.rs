@@ -2,6 +2,7 @@
 //! `twin` splits off its memory, `blank` is an empty process that a restore fills.
 
 pub mod blank;
+pub mod chorus;
 pub mod memory;
 pub mod pager;
 pub mod rseq;
@@ -36,14 +37,20 @@ fn run_call(tid: Pid, template: &Registers, site: u64, number: i64, args: [u64; 
 
 /// Lets `tid` run to its next entry or exit of a system call.
 fn to_syscall_stop(tid: Pid, parked: &mut Vec<i32>) -> io::Result<()> {
+    ptrace::syscall_stop(tid)?;
+    await_syscall_stop(tid, parked)
+}
+
+/// Waits for `tid`, which was let run to its next entry or exit of a system call.
+fn await_syscall_stop(tid: Pid, parked: &mut Vec<i32>) -> io::Result<()> {
     loop {
-        ptrace::syscall_stop(tid)?;
         match ptrace::wait(tid, true)? {
             Some(Event::Syscall) => return Ok(()),
             Some(Event::Signal(signal)) => parked.push(signal),
             Some(Event::Gone(_)) => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
             _ => {}
         }
+        ptrace::syscall_stop(tid)?;
     }
 }
 

@@ -56,35 +56,38 @@ impl Process {
 pub struct Frozen {
     /// Its processes.
     pub processes: Vec<Process>,
+    /// When the first thread was stopped.
+    pub begun: Instant,
     seized: Vec<(Pid, Pid)>,
 }
 
 impl Frozen {
     /// Stops `root`, its threads and all its descendants.
     pub fn seize(root: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new() };
-        let mut threads: Vec<Thread> = Vec::new();
-        let mut known = BTreeSet::new();
+        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new() };
+        let (mut threads, mut known) = (Vec::new(), BTreeSet::new());
+        // Attaching takes longest, and stops nobody.
+        let mut fresh = frozen.attach_new(root, &tree(root)?, &mut known)?;
+        frozen.begun = Instant::now();
         // Until a look around finds nobody new: what is stopped cannot make threads or children.
-        loop {
-            let fresh = frozen.attach_new(root, &mut known)?;
-            if fresh.is_empty() {
-                break;
-            }
+        while !fresh.is_empty() {
+            fresh.retain(|&(_, tid)| ptrace::interrupt(tid).is_ok());
             for (pid, tid) in fresh {
-                threads.extend(wait_stopped(pid, tid)?);
+                threads.extend(wait_stopped(pid, tid)?.map(|thread| (pid, thread)));
             }
-        }
-        for pid in tree(root)? {
-            frozen.add_process(pid, &mut threads)?;
+            let pids = tree(root)?;
+            fresh = frozen.attach_new(root, &pids, &mut known)?;
+            if fresh.is_empty() {
+                pids.into_iter().try_for_each(|pid| frozen.add_process(pid, &mut threads))?;
+            }
         }
         Ok(frozen)
     }
 
     /// Stops the main thread of `pid` only.
     pub fn seize_one(pid: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), seized: Vec::new() };
-        if attach(pid, pid, true)? {
+        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new() };
+        if attach(pid, pid, true)? && ptrace::interrupt(pid).is_ok() {
             frozen.seized.push((pid, pid));
         }
         let leader = wait_stopped(pid, pid)?.ok_or_else(|| super::gone(pid))?;
@@ -97,9 +100,10 @@ impl Frozen {
         &mut self.processes[0].threads[0]
     }
 
-    fn attach_new(&mut self, root: Pid, known: &mut BTreeSet<Pid>) -> Result<Vec<(Pid, Pid)>> {
+    /// Attaches to all threads of `pids` that are not `known`.
+    fn attach_new(&mut self, root: Pid, pids: &[Pid], known: &mut BTreeSet<Pid>) -> Result<Vec<(Pid, Pid)>> {
         let mut fresh = Vec::new();
-        for pid in tree(root)? {
+        for &pid in pids {
             for tid in proc::threads(pid).unwrap_or_default() {
                 if known.insert(tid) && attach(pid, tid, pid == root)? {
                     self.seized.push((pid, tid));
@@ -110,17 +114,9 @@ impl Frozen {
         Ok(fresh)
     }
 
-    fn add_process(&mut self, pid: Pid, threads: &mut Vec<Thread>) -> Result<()> {
+    fn add_process(&mut self, pid: Pid, threads: &mut Vec<(Pid, Thread)>) -> Result<()> {
         let stat = stat::read(pid)?;
-        let tids = proc::threads(pid)?;
-        let mut own: Vec<Thread> = Vec::new();
-        threads.retain(|thread| {
-            let mine = tids.contains(&thread.tid);
-            if mine {
-                own.push(thread.clone());
-            }
-            !mine
-        });
+        let mut own: Vec<Thread> = threads.extract_if(.., |(owner, _)| *owner == pid).map(|(_, thread)| thread).collect();
         own.sort_by_key(|thread| (thread.tid != pid, thread.tid));
         if own.first().is_some_and(|leader| leader.tid != pid) {
             return Err(Error::refused(format!("pid {pid}: its main thread has exited while others run on; such a process cannot be restored: end it or let its main thread wait")));
@@ -221,7 +217,7 @@ fn is_twin(pid: Pid) -> bool {
     super::twin::is_marked(pid)
 }
 
-/// Seizes one thread and asks it to stop; false if it is dead already.
+/// Attaches to one thread, which runs on; false if it is dead already.
 fn attach(pid: Pid, tid: Pid, is_root: bool) -> Result<bool> {
     match stat::read_thread(pid, tid) {
         Ok(stat) if stat.is_zombie() => return Ok(false),
@@ -231,11 +227,10 @@ fn attach(pid: Pid, tid: Pid, is_root: bool) -> Result<bool> {
         Ok(_) => {}
     }
     match ptrace::seize(tid, ptrace::SYSGOOD) {
-        Ok(()) => {}
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) && !(is_root && tid == pid) => return Ok(false),
-        Err(e) => return Err(explain(pid, e)),
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) && !(is_root && tid == pid) => Ok(false),
+        Err(e) => Err(explain(pid, e)),
     }
-    Ok(ptrace::interrupt(tid).is_ok())
 }
 
 fn explain(pid: Pid, e: std::io::Error) -> Error {
@@ -266,6 +261,8 @@ fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
             let wchan = proc::text(&super::task(pid, tid, "wchan")).unwrap_or_default();
             return Err(Error::new(Kind::Busy, format!("pid {pid} thread {tid} does not stop: it sleeps in the kernel at {wchan:?} where no signal reaches it; try again when it is done")));
         }
+        // It has started another program, and now has its process's id.
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Err(Error::new(Kind::Busy, format!("pid {pid} is starting another program; try again"))),
         Err(e) => return Err(Error::io(format!("cannot wait for pid {pid} thread {tid}"), e)),
     };
     let read = || -> std::io::Result<(Registers, u64)> {

@@ -4,21 +4,25 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
+use super::chorus::{self, Answers};
 use super::memory::Memory;
 use super::seize::Thread;
 use super::{run_call, to_syscall_stop, Remote, RemoteExt};
 use crate::arch::{self, stub, vdso};
 use crate::error::{Error, Result};
-use crate::proc::{self, maps::Vma, Pid};
+use crate::proc::{self, maps::Vma, status::Status, Pid};
 use crate::sys::{pidfd, ptrace, PAGE};
 
 /// Where in a target's vDSO stubs can live: behind its code, where nothing else is.
 #[derive(Debug, Clone, Copy)]
 pub struct Site {
-    /// Address for a call stub; a twin program follows it.
+    /// Address for a call stub; other stubs follow it.
     base: u64,
+    /// How many bytes there are.
+    room: usize,
 }
 
+/// How many bytes there must be.
 const ROOM: usize = 2 * stub::MAX_LEN;
 const SCRATCH_LEN: u64 = 4 * PAGE;
 
@@ -31,12 +35,17 @@ impl Site {
         })?;
         let offset = vdso::padding(own, ROOM).filter(|_| vma.len() == own.len() as u64);
         let offset = offset.ok_or_else(|| Error::refused(format!("pid {pid}: its vDSO has no {ROOM} bytes of padding for our calls")))?;
-        Ok(Site { base: vma.start + offset })
+        Ok(Site { base: vma.start + offset, room: own.len() - offset as usize })
     }
 
     /// Whether an instruction pointer lies in a stub: of a checkpointer that was killed, its thread on the way home.
     pub fn contains(&self, rip: u64) -> bool {
-        (self.base..self.base + ROOM as u64).contains(&rip)
+        (self.base..self.base + self.room as u64).contains(&rip)
+    }
+
+    /// Address and length of what is left behind a call stub.
+    pub(super) fn behind_call(&self) -> (u64, usize) {
+        (self.base + stub::CALL_LEN as u64, self.room - stub::CALL_LEN)
     }
 }
 
@@ -71,28 +80,10 @@ impl<'a> Visit<'a> {
         let stub = stub::call(site.base, &thread.regs, thread.sigmask);
         memory.force(site.base, &stub.bytes)?;
         let visit = Visit { pid, thread, memory, site, stub, scratch: 0 };
-        visit.enter().map_err(|e| Error::io(format!("pid {pid}: cannot prepare thread {} for a call", visit.thread.tid), e))?;
+        enter(visit.thread, &visit.stub, !0).map_err(|e| Error::io(format!("pid {pid}: cannot prepare thread {} for a call", visit.thread.tid), e))?;
         Ok(visit)
     }
 
-    /// First the way home, then the mask: in this order the thread is safe at every step.
-    fn enter(&self) -> io::Result<()> {
-        self.point_home()?;
-        ptrace::set_sigmask(self.thread.tid, !0)
-    }
-
-    fn point_home(&self) -> io::Result<()> {
-        let mut regs = self.thread.regs;
-        regs.rip = self.stub.tail;
-        regs.orig_rax = -1i64 as u64;
-        ptrace::set_regs(self.thread.tid, &regs)
-    }
-
-    fn leave(&self) -> io::Result<()> {
-        self.point_home()?;
-        ptrace::set_sigmask(self.thread.tid, self.thread.sigmask)?;
-        ptrace::set_regs(self.thread.tid, &self.thread.regs)
-    }
 
     /// The target's memory.
     pub fn memory(&self) -> &Memory {
@@ -112,6 +103,17 @@ impl<'a> Visit<'a> {
             self.scratch = self.must("map a scratch page", libc::SYS_mmap, [0, SCRATCH_LEN, prot, flags, u64::MAX, 0])?;
         }
         Ok(self.scratch)
+    }
+
+    /// Asks this thread and `others` of its process, in this order, what only a thread itself may ask the kernel. `statuses` are
+    /// their status files.
+    pub fn chorus(&mut self, others: &mut [Thread], statuses: &[Status]) -> Result<Vec<Answers>> {
+        let scratch = self.scratch()?;
+        let threads = std::iter::once(&mut *self.thread).chain(others);
+        let mut singers = threads.zip(statuses).map(|(thread, status)| Ok((thread, chorus::free_signal(status)?))).collect::<Result<Vec<_>>>()?;
+        let answers = chorus::ask(self.pid, &mut singers, self.site, &self.memory, scratch)?;
+        enter(self.thread, &self.stub, !0).map_err(|e| Error::io(format!("pid {}: cannot go on with the visit of thread {}", self.pid, self.thread.tid), e))?;
+        Ok(answers)
     }
 
     /// Makes a userfaultfd for the process's memory, and returns our duplicate; none stays behind in the process, even if we die meanwhile.
@@ -141,6 +143,25 @@ impl<'a> Visit<'a> {
     }
 }
 
+/// First the way home, then the mask: in this order the thread is safe at every step.
+pub(super) fn enter(thread: &Thread, stub: &stub::Stub, mask: u64) -> io::Result<()> {
+    point_home(thread, stub)?;
+    ptrace::set_sigmask(thread.tid, mask)
+}
+
+fn point_home(thread: &Thread, stub: &stub::Stub) -> io::Result<()> {
+    let mut regs = thread.regs;
+    regs.rip = stub.tail;
+    regs.orig_rax = -1i64 as u64;
+    ptrace::set_regs(thread.tid, &regs)
+}
+
+pub(super) fn leave(thread: &Thread, stub: &stub::Stub) -> io::Result<()> {
+    point_home(thread, stub)?;
+    ptrace::set_sigmask(thread.tid, thread.sigmask)?;
+    ptrace::set_regs(thread.tid, &thread.regs)
+}
+
 impl Remote for Visit<'_> {
     fn pid(&self) -> Pid {
         self.pid
@@ -157,7 +178,7 @@ impl Drop for Visit<'_> {
             let _ = self.call(libc::SYS_munmap, [self.scratch, SCRATCH_LEN, 0, 0, 0, 0]);
         }
         // A failure means that the target was killed: nothing is left to put back.
-        if self.leave().is_ok() {
+        if leave(self.thread, &self.stub).is_ok() {
             let _ = self.memory.force(self.site.base, &[0; ROOM]);
         }
     }

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use stillframe::proc::Pid;
 use stillframe::resource::contents::Contents;
 use stillframe::resource::fd::restore::{OpenSet, RestoreOptions};
+use stillframe::resource::fd::scan::Scan;
 use stillframe::resource::fd::{self, CaptureOptions, Descriptors};
 use stillframe::resource::files::open::{ContentSource, Opener, Policy};
 use stillframe::resource::files::{FileEntry, FileTable};
@@ -64,7 +65,7 @@ impl Target {
         let mut files = FileTable::new(self.pid());
         let mut contents = Contents::new(self.dir.path().to_owned());
         let start = std::time::Instant::now();
-        let descriptors = fd::capture(&holders, &mut files, &options);
+        let descriptors = Scan::of(&holders).and_then(|scan| fd::capture(scan, &mut files, &options));
         let took = start.elapsed();
         let saved = files.save_pathless(&mut contents);
         frozen.thaw();

@@ -4,6 +4,8 @@
 //! where the thread was. System calls leave the vector registers alone. So a thread whose tracer dies at any instant simply
 //! runs on: through the stub, and home. It uses no stack but for one `popf` whose `rsp` points into the stub.
 
+use std::mem::{offset_of, size_of};
+
 use super::{home, Registers};
 
 /// Bytes to be written at the address they were made for.
@@ -29,6 +31,11 @@ pub enum Kin {
 
 /// The most bytes any stub takes.
 pub const MAX_LEN: usize = 512;
+
+/// The most bytes that the stub of `call` takes.
+pub const CALL_LEN: usize = 256;
+
+const PR_GET_TID_ADDRESS: i32 = 40;
 
 struct Asm(Vec<u8>);
 
@@ -125,6 +132,83 @@ pub fn call(base: u64, stopped: &Registers, mask: u64) -> Stub {
     Stub { bytes: asm.0, entry, tail }
 }
 
+/// What a thread tells of itself by the stub that `questions` makes, as it lies in memory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Address, flags and size of the alternate stack.
+    pub alternate_stack: [u64; 3],
+    /// What PR_GET_TID_ADDRESS gives.
+    pub tid_address: u64,
+    /// What PR_GET_PDEATHSIG gives.
+    pub parent_death_signal: u64,
+    /// PR_GET_TIMERSLACK.
+    pub timer_slack: u64,
+    /// PR_GET_SECUREBITS.
+    pub securebits: u64,
+    /// What the calls returned that answer into memory.
+    pub returned: [u64; 2],
+}
+
+/// How many bytes the answers take.
+pub const ANSWERS_LEN: usize = size_of::<Answers>();
+
+/// How many system calls a thread makes to answer, but for those that stop it.
+pub const QUESTIONS: usize = 5;
+
+impl Answers {
+    /// Answers from memory: words in the order of the fields.
+    pub fn of(bytes: &[u8; ANSWERS_LEN]) -> Answers {
+        let mut words = bytes.chunks_exact(8).map(|word| word.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)));
+        let mut next = || words.next().unwrap_or(0);
+        Answers {
+            alternate_stack: [next(), next() & 0xffff_ffff, next()],
+            tid_address: next(),
+            parent_death_signal: next() & 0xffff_ffff,
+            timer_slack: next(),
+            securebits: next(),
+            returned: [next(), next()],
+        }
+    }
+}
+
+/// Asks the kernel, for the thread that runs it, what only a thread itself may ask; the answers go to `out`, which the process may
+/// write. With a `signal`, the thread then sends it to itself, so that its tracer sees it stop. Then home.
+pub fn questions(base: u64, stopped: &Registers, mask: u64, out: u64, signal: Option<i32>) -> Stub {
+    // (prctl option, where in the answers its second argument points, where its result goes)
+    const PRCTLS: [(i32, Option<usize>, usize); QUESTIONS - 1] = [
+        (PR_GET_TID_ADDRESS, Some(offset_of!(Answers, tid_address)), offset_of!(Answers, returned)),
+        (libc::PR_GET_PDEATHSIG, Some(offset_of!(Answers, parent_death_signal)), offset_of!(Answers, returned) + 8),
+        (libc::PR_GET_TIMERSLACK, None, offset_of!(Answers, timer_slack)),
+        (libc::PR_GET_SECUREBITS, None, offset_of!(Answers, securebits)),
+    ];
+    let regs = home(stopped);
+    let mut asm = start(&regs, mask);
+    let entry = base + asm.0.len() as u64;
+    asm.imm64(&[0x48, 0xbb], out);
+    for (option, into, result) in PRCTLS {
+        // lea rsi, [rbx + into] … mov [rbx + result], rax
+        asm.mov_edi(option as u32).put(&[0x48, 0x8d, 0x73, into.unwrap_or(0) as u8]).mov_eax(libc::SYS_prctl).syscall();
+        asm.put(&[0x48, 0x89, 0x43, result as u8]);
+    }
+    // mov rsi, rbx
+    asm.mov_edi(0).put(&[0x48, 0x89, 0xde]).mov_eax(libc::SYS_sigaltstack).syscall();
+    if let Some(signal) = signal {
+        send_self(&mut asm, signal);
+    }
+    let tail = base + asm.0.len() as u64;
+    go_home(&mut asm, base, &regs);
+    Stub { bytes: asm.0, entry, tail }
+}
+
+/// tgkill(getpid(), gettid(), signal).
+fn send_self(asm: &mut Asm, signal: i32) {
+    // mov r12d, eax; mov esi, eax; mov edi, r12d
+    asm.mov_eax(libc::SYS_getpid).syscall().put(&[0x41, 0x89, 0xc4]);
+    asm.mov_eax(libc::SYS_gettid).syscall().put(&[0x89, 0xc6, 0x44, 0x89, 0xe7]);
+    asm.imm32(&[0xba], signal as u32).mov_eax(libc::SYS_tgkill).syscall();
+}
+
 /// Makes a userfaultfd, closes it again, then home. A tracer takes a duplicate in between; should it die there, the descriptor is
 /// closed all the same.
 pub fn watch(base: u64, stopped: &Registers, mask: u64, flags: u32) -> Stub {
@@ -195,6 +279,14 @@ fn clone(asm: &mut Asm, flags: u32) -> usize {
 mod tests {
     use super::*;
 
+    #[test]
+    fn answers_are_read_in_their_order() {
+        let bytes: Vec<u8> = (1..=(ANSWERS_LEN / 8) as u64).flat_map(u64::to_le_bytes).collect();
+        let answers = Answers::of(bytes[..].try_into().unwrap());
+        assert_eq!((answers.alternate_stack, answers.tid_address, answers.securebits, answers.returned), ([1, 2, 3], 4, 7, [8, 9]));
+        assert_eq!((answers.parent_death_signal, answers.timer_slack), (5, 6));
+    }
+
     fn registers() -> Registers {
         let mut regs: Registers = crate::sys::ptrace::zero_regs();
         (regs.rip, regs.rsp, regs.rax, regs.orig_rax, regs.eflags) = (0x1111, 0x2222, 7, -1i64 as u64, 0x246);
@@ -204,13 +296,14 @@ mod tests {
 
     #[test]
     fn stubs_fit_and_their_jump_reads_the_home_address() {
-        for stub in [Kin::Orphan, Kin::OrphanOfSubreaper, Kin::Child].map(|kin| twin(0x1000, &registers(), 5, kin)).into_iter().chain([call(0x1000, &registers(), 5)]) {
+        for stub in [Kin::Orphan, Kin::OrphanOfSubreaper, Kin::Child].map(|kin| twin(0x1000, &registers(), 5, kin)).into_iter().chain([call(0x1000, &registers(), 5), questions(0x1000, &registers(), 5, 0x5000, Some(23))]) {
             assert!(stub.bytes.len() <= MAX_LEN, "{}", stub.bytes.len());
             let n = stub.bytes.len();
             let distance = i32::from_le_bytes(stub.bytes[n - 4..].try_into().unwrap());
             assert_eq!(n as i64 + i64::from(distance), 16);
             assert_eq!(stub.bytes[16..24], 0x1111u64.to_le_bytes());
         }
+        assert!(call(0x1000, &registers(), 5).bytes.len() <= CALL_LEN);
     }
 
     #[test]

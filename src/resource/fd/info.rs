@@ -47,9 +47,11 @@ impl Info {
         let mut bytes = Vec::new();
         let mut piece = [0; 4096];
         loop {
-            match nix::unistd::read(&file, &mut piece).map_err(failed)? {
-                0 => break,
-                n => bytes.extend_from_slice(&piece[..n]),
+            let n = nix::unistd::read(&file, &mut piece).map_err(failed)?;
+            bytes.extend_from_slice(&piece[..n]);
+            // The kernel writes such a file in one go: what does not fill the room is all.
+            if n < piece.len() {
+                break;
             }
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();

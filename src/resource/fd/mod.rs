@@ -158,12 +158,24 @@ pub struct Capture<'a> {
     /// Lines for [`Descriptors::notes`].
     pub notes: Vec<String>,
     inner: HashMap<Pid, Option<Pid>>,
+    /// The kind of each file system, by device number.
+    file_systems: HashMap<u64, i64>,
 }
 
 impl Capture<'_> {
     /// The innermost number of process (or thread) `pid`, where it is alive.
     pub fn inner(&mut self, pid: Pid) -> Option<Pid> {
         *self.inner.entry(pid).or_insert_with(|| Status::read(pid).and_then(|status| status.innermost("NSpid")).ok())
+    }
+
+    /// The magic number of the file system that a file lies in (statfs(2)).
+    pub fn file_system(&mut self, found: &Found) -> Result<i64> {
+        if let Some(&magic) = self.file_systems.get(&found.stat.st_dev) {
+            return Ok(magic);
+        }
+        let magic = nix::sys::statfs::fstatfs(&found.fd).map_err(|e| found.failed("examine", e))?.filesystem_type().0 as i64;
+        self.file_systems.insert(found.stat.st_dev, magic);
+        Ok(magic)
     }
 
     /// Whether process `pid` is part of the tree.
@@ -246,13 +258,8 @@ fn describe_unknown(name: &str) -> String {
     }
 }
 
-/// Captures the tables of `holders`, one process per distinct table, in table order; all of the tree must be stopped.
-/// Hold a [`scan::Room`] from before the freeze, and the pause is shorter.
-pub fn capture(holders: &[Pid], files: &mut FileTable, options: &CaptureOptions) -> Result<Descriptors> {
-    let mut scan = Scan::new(holders);
-    for table in 0..holders.len() {
-        scan.read_table(table)?;
-    }
+/// Captures what `scan` has found; all of the tree is still stopped.
+pub fn capture(mut scan: Scan, files: &mut FileTable, options: &CaptureOptions) -> Result<Descriptors> {
     let mut unix = unix::Survey::take(&mut scan)?;
     let mut capture = Capture {
         scan: &scan,
@@ -263,13 +270,14 @@ pub fn capture(holders: &[Pid], files: &mut FileTable, options: &CaptureOptions)
         baselines: options::Baselines::default(),
         notes: Vec::new(),
         inner: HashMap::new(),
+        file_systems: HashMap::new(),
     };
     pty::survey(&mut capture)?;
     let descriptions = scan.found.iter().map(|found| capture.describe(found, &mut unix)).collect::<Result<Vec<_>>>()?;
     let mut tables = Vec::new();
     for (index, slots) in scan.tables.iter().enumerate() {
         let records = locks::of_table(&scan, index);
-        tables.push(Table { slots: slots.iter().map(scan::Seen::slot).collect(), records, terminal: pty::control(&mut capture, holders[index])? });
+        tables.push(Table { slots: slots.iter().map(scan::Seen::slot).collect(), records, terminal: pty::control(&mut capture, scan.holders[index])? });
     }
     unix.notes(&mut capture.notes);
     Ok(Descriptors { descriptions, tables, pipes: capture.pipes, terminals: capture.terminals, notes: capture.notes })

@@ -82,10 +82,7 @@ fn leads_outside(capture: &Capture<'_>, found: &Found) -> Result<bool> {
 fn capture_pipe(capture: &mut Capture<'_>, found: &Found) -> Result<Pipe> {
     let fifo = match found.link.starts_with("pipe:") {
         true => None,
-        false => {
-            let (pid, name) = found.proc_name();
-            Some(capture.files.intern(pid, &name)?)
-        }
+        false => Some(found.intern(capture.files)?),
     };
     let capacity = fcntl(found.fd.as_fd(), F_GETPIPE_SZ, 0).map_err(|e| found.failed("measure", e))?;
     let all = || capture.scan.of_inode(found.inode()).map(|(_, end)| end);

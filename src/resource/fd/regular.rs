@@ -39,16 +39,14 @@ const HARMLESS: [u32; 6] = [3, 5, 7, 8, 9, 11];
 
 /// Captures a file, directory, device or O_PATH handle.
 pub fn capture(capture: &mut Capture<'_>, found: &Found) -> Result<Kind> {
-    let magic = nix::sys::statfs::fstatfs(&found.fd).map_err(|e| found.failed("examine", e))?.filesystem_type().0 as i64;
-    match magic {
+    match capture.file_system(found)? {
         NSFS => return Err(found.refused(&format!("a handle on a namespace ({})", found.link))),
         SECRET => return Err(found.refused("secret memory (memfd_secret)")),
         magic if MADE_UP.contains(&magic) => return kernel(capture, found),
         _ => {}
     }
     check(found)?;
-    let (pid, name) = found.proc_name();
-    let file = capture.files.intern(pid, &name)?;
+    let file = found.intern(capture.files)?;
     let entry = &mut capture.files.entries[file];
     if entry.kind == FileKind::Regular && found.info.flags & libc::O_PATH == 0 {
         entry.reach = entry.reach.max(found.info.position as u64);

@@ -3,11 +3,13 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use super::info::{Directory, Info};
 use super::{DescriptionId, Slot};
 use crate::error::{Error, Result};
 use crate::proc::{self, Pid};
+use crate::resource::files::{FileId, FileTable};
 use crate::sys::{kcmp, pidfd};
 
 /// One description, as found.
@@ -25,8 +27,10 @@ pub struct Found {
     pub passed: bool,
     /// The lowest of the numbers 0, 1 and 2 that lead to it somewhere.
     pub stdio: Option<i32>,
-    /// Where the link in /proc points.
+    /// Where the link in /proc points, as text.
     pub link: String,
+    /// The same, byte for byte.
+    path: PathBuf,
     /// Its fdinfo.
     pub info: Info,
 }
@@ -48,12 +52,13 @@ impl Found {
         self.info.flags & libc::O_ACCMODE
     }
 
-    /// The same description as seen through its link in /proc: for files to be interned.
-    pub fn proc_name(&self) -> (Pid, String) {
-        match self.passed {
+    /// Its place in the table of files.
+    pub fn intern(&self, files: &mut FileTable) -> Result<FileId> {
+        let (pid, what) = match self.passed {
             true => (std::process::id() as Pid, format!("fd/{}", self.fd.as_raw_fd())),
             false => (self.holder, format!("fd/{}", self.number)),
-        }
+        };
+        files.intern_known(pid, &what, &proc::path(pid, &what), self.path.clone(), &self.stat)
     }
 }
 
@@ -95,14 +100,16 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Nothing found yet.
-    pub fn new(holders: &[Pid]) -> Scan {
-        Scan { holders: holders.to_vec(), found: Vec::new(), tables: Vec::new(), index: HashMap::new(), by_inode: BTreeMap::new() }
+    /// Duplicates all descriptors of `holders`, one process per distinct table, in table order; they are stopped.
+    /// Hold a [`Room`] from before the freeze, and the pause is shorter.
+    pub fn of(holders: &[Pid]) -> Result<Scan> {
+        let mut scan = Scan { holders: holders.to_vec(), found: Vec::new(), tables: Vec::new(), index: HashMap::new(), by_inode: BTreeMap::new() };
+        holders.iter().try_for_each(|&pid| scan.read_table(pid))?;
+        Ok(scan)
     }
 
     /// Duplicates all descriptors of the next table.
-    pub fn read_table(&mut self, table: usize) -> Result<()> {
-        let pid = self.holders[table];
+    fn read_table(&mut self, pid: Pid) -> Result<()> {
         let process = pidfd::open(pid).map_err(|e| Error::io(format!("pid {pid}: cannot take hold of its descriptors"), e))?;
         let infos = Directory::open(pid)?;
         let mut seen = Vec::new();
@@ -142,8 +149,9 @@ impl Scan {
         let id = self.found.len();
         group.insert(at, id);
         self.by_inode.entry((stat.st_dev, stat.st_ino)).or_default().push(id);
-        let link = link(&fd, &stat, &info).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot read its link"), e))?;
-        self.found.push(Found { fd, stat, holder, number, passed, stdio: None, link, info });
+        let path = link(&fd, &stat, &info).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot read its link"), e))?;
+        let link = path.to_string_lossy().into_owned();
+        self.found.push(Found { fd, stat, holder, number, passed, stdio: None, link, path, info });
         Ok(id)
     }
 
@@ -160,19 +168,18 @@ impl Scan {
 }
 
 /// Where a link in /proc would point; often that is plain without asking.
-fn link(fd: &OwnedFd, stat: &libc::stat, info: &Info) -> std::io::Result<String> {
+fn link(fd: &OwnedFd, stat: &libc::stat, info: &Info) -> std::io::Result<PathBuf> {
     const TELLING: [(&str, &str); 3] = [("eventfd-count", "eventfd"), ("sigmask", "signalfd"), ("clockid", "timerfd")];
     match stat.st_mode & libc::S_IFMT {
-        libc::S_IFSOCK if info.flags & libc::O_PATH == 0 => return Ok(format!("socket:[{}]", stat.st_ino)),
+        libc::S_IFSOCK if info.flags & libc::O_PATH == 0 => return Ok(format!("socket:[{}]", stat.st_ino).into()),
         0 => {
             if let Some((_, name)) = TELLING.iter().find(|(row, _)| info.row(row).is_some()) {
-                return Ok(format!("anon_inode:[{name}]"));
+                return Ok(format!("anon_inode:[{name}]").into());
             }
         }
         _ => {}
     }
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    Ok(link.to_string_lossy().into_owned())
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Where `fd` is, or belongs, in a group sorted by kcmp: thousands of eventfds have one inode, so no linear search.
