@@ -58,6 +58,11 @@ impl Stat {
         self.flags & PF_KTHREAD != 0
     }
 
+    /// Running, or waiting for nothing but a processor.
+    pub fn is_runnable(&self) -> bool {
+        self.state == 'R'
+    }
+
     /// Dead, not yet waited for.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, 'Z' | 'X')

@@ -13,6 +13,9 @@ use crate::tracee::rseq;
 /// waits for a disk, or for a child of vfork that stands still as well; all must run on before that can end.
 const STOP_WITHIN: Duration = Duration::from_millis(50);
 
+/// How long a thread may wait for a processor before it can stop.
+const RUN_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long to wait for such a thread once all others run; past that it is let go of when we exit.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 
@@ -59,38 +62,43 @@ pub struct Frozen {
     /// When the first thread was stopped.
     pub begun: Instant,
     seized: Vec<(Pid, Pid)>,
+    /// Those of them that were not seen to stop.
+    running: BTreeSet<Pid>,
 }
 
 impl Frozen {
     /// Stops `root`, its threads and all its descendants.
     pub fn seize(root: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new() };
+        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new(), running: BTreeSet::new() };
         let (mut threads, mut known) = (Vec::new(), BTreeSet::new());
         // Attaching takes longest, and stops nobody.
         let mut fresh = frozen.attach_new(root, &tree(root)?, &mut known)?;
         frozen.begun = Instant::now();
         // Until a look around finds nobody new: what is stopped cannot make threads or children.
-        while !fresh.is_empty() {
+        loop {
             fresh.retain(|&(_, tid)| ptrace::interrupt(tid).is_ok());
             for (pid, tid) in fresh {
                 threads.extend(wait_stopped(pid, tid)?.map(|thread| (pid, thread)));
+                frozen.running.remove(&tid);
             }
             let pids = tree(root)?;
             fresh = frozen.attach_new(root, &pids, &mut known)?;
             if fresh.is_empty() {
                 pids.into_iter().try_for_each(|pid| frozen.add_process(pid, &mut threads))?;
+                return Ok(frozen);
             }
         }
-        Ok(frozen)
     }
 
     /// Stops the main thread of `pid` only.
     pub fn seize_one(pid: Pid) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new() };
+        let mut frozen = Frozen { processes: Vec::new(), begun: Instant::now(), seized: Vec::new(), running: BTreeSet::new() };
         if attach(pid, pid, true)? && ptrace::interrupt(pid).is_ok() {
             frozen.seized.push((pid, pid));
+            frozen.running.insert(pid);
         }
         let leader = wait_stopped(pid, pid)?.ok_or_else(|| super::gone(pid))?;
+        frozen.running.remove(&pid);
         frozen.processes.push(Process { pid, stat: stat::read(pid)?, threads: vec![leader] });
         Ok(frozen)
     }
@@ -107,6 +115,7 @@ impl Frozen {
             for tid in proc::threads(pid).unwrap_or_default() {
                 if known.insert(tid) && attach(pid, tid, pid == root)? {
                     self.seized.push((pid, tid));
+                    self.running.insert(tid);
                     fresh.push((pid, tid));
                 }
             }
@@ -168,13 +177,16 @@ impl Frozen {
                 _ => crate::sys::pidfd::tgkill(pid, tid, signal),
             };
         }
-        // An error means that the thread is gone, which is its own affair, or that it has not stopped yet.
-        let mut late: Vec<(Pid, Pid)> = self.seized.drain(..).collect();
-        late.retain(|&(pid, tid)| ptrace::detach(tid, signal).is_err() && super::task(pid, tid, "").exists());
-        // Those sleep where no signal reaches them, perhaps for one of the others, which now run: let go of them when they stop.
+        let (late, stopped): (Vec<_>, Vec<_>) = self.seized.drain(..).partition(|(_, tid)| self.running.contains(tid));
+        // An error means that the thread is gone, which is its own affair.
+        stopped.iter().for_each(|&(_, tid)| drop(ptrace::detach(tid, signal)));
+        // After a failure. Those may sleep where no signal reaches them, perhaps for one of the others, which now run.
         for (_, tid) in late {
-            let _ = ptrace::interrupt(tid);
+            if ptrace::interrupt(tid).is_err() {
+                continue;
+            }
             let _ = wait_for_stop(tid, Instant::now() + LET_GO_WITHIN);
+            hide_stop(tid);
             let _ = ptrace::detach(tid, 0);
         }
     }
@@ -182,13 +194,16 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // After a failure some threads were never waited for: a signal that one was about to get must reach it.
-        for &(_, tid) in &self.seized {
-            if let Ok(Some(Event::Signal(signal))) = ptrace::wait(tid, false) {
-                let _ = ptrace::cont(tid, signal);
-            }
-        }
         self.release(0);
+    }
+}
+
+/// Of a thread that is let go without having been read: the call that our stop interrupted is made again.
+fn hide_stop(tid: Pid) {
+    if let Ok(mut regs) = ptrace::regs(tid) {
+        if arch::hide_interruption(&mut regs) {
+            let _ = ptrace::set_regs(tid, &regs);
+        }
     }
 }
 
@@ -253,7 +268,7 @@ fn explain(pid: Pid, e: std::io::Error) -> Error {
 }
 
 fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
-    let stopped_by = match wait_for_stop(tid, Instant::now() + STOP_WITHIN) {
+    let stopped_by = match wait_for_stop_of(pid, tid) {
         Ok(Some(Event::GroupStop(signal))) => Some(signal),
         Ok(Some(Event::Gone(_))) => return Ok(None),
         Ok(Some(_)) => None,
@@ -280,6 +295,17 @@ fn wait_stopped(pid: Pid, tid: Pid) -> Result<Option<Thread>> {
         return Err(Error::refused(format!("pid {pid} thread {tid} runs 32-bit code; only 64-bit programs can be checkpointed")));
     }
     Ok(Some(Thread { tid, regs, sigmask, call: None, stopped_by, parked: Vec::new() }))
+}
+
+/// Waits for a thread that others wait for as well; longer if all that it needs is a processor.
+fn wait_for_stop_of(pid: Pid, tid: Pid) -> std::io::Result<Option<Event>> {
+    let begun = Instant::now();
+    loop {
+        match wait_for_stop(tid, Instant::now() + STOP_WITHIN)? {
+            None if begun.elapsed() < RUN_WITHIN && stat::read_thread(pid, tid).is_ok_and(|stat| stat.is_runnable()) => {}
+            stop => return Ok(stop),
+        }
+    }
 }
 
 /// Waits until our own stop arrives; signals that come first are delivered, as they would have been. `None` past the deadline.
