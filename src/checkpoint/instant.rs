@@ -268,7 +268,7 @@ pub fn feed_rest(feed: &mut Feed<'_>, watch: &mut Watch, rest: &[Rest], live: &m
         let mut found = Vec::new();
         match what {
             What::Pages(pages) => {
-                let unread = Ranges::of(feed.memory_of_running(*object, &memory, pages.as_slice(), generation)?);
+                let unread = Ranges::of(feed.memory_of_running(*object, &memory, pages.as_slice(), generation, false)?);
                 let closed = closed(watch, *object, *pid, unread, &mut found)?;
                 live.iter_mut().filter(|(known, _)| known == object).for_each(|(_, live)| *live = live.minus(&closed));
             }

@@ -25,7 +25,7 @@ use crate::tracee::memory::Memory;
 use crate::transfer::Feed;
 
 /// Rounds up to this size in bytes are copied into memory.
-const SMALL: u64 = 32 << 20;
+const SMALL: u64 = 8 << 20;
 /// This little is not worth another round.
 const FEW: u64 = 64 * PAGE;
 /// More than this in a small round is worth a stop.
@@ -61,7 +61,8 @@ pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, f
         let wanted = if rounds.count == 1 { (bytes / 4).min(LARGE).min(limit) } else { 0 };
         thread::scope(|scope| {
             let making = (wanted > 0).then(|| scope.spawn(move || aside::room(wanted)));
-            copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count).map(Ranges::of))?;
+            let written = !full || rounds.count > 0;
+            copy(watch, |space, memory, todo| feed.memory_of_running(space.object, memory, todo.as_slice(), rounds.count, written).map(Ranges::of))?;
             watch.shared().copy(u64::MAX, |object, memory, todo| feed.ranges(object, todo.as_slice(), rounds.count, |offset, bytes| memory.read_at(offset, bytes)))?;
             match making.map(|making| making.join()) {
                 Some(Ok(made)) => made.map(|room| aside.add(room)),

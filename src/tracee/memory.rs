@@ -33,12 +33,23 @@ impl Memory {
         for group in ranges.chunks(process_vm::MAX_RANGES) {
             let len: usize = group.iter().map(|range| range.1).sum();
             let target = &mut buf[filled..filled + len];
-            if process_vm::read(self.pid, group, target).ok() != Some(len) {
+            if self.read_whole(group, target) != len {
                 self.gather_by_file(group, target)?;
             }
             filled += len;
         }
         Ok(())
+    }
+
+    /// Reads `ranges`, of which there are [`MAX_RANGES`](process_vm::MAX_RANGES) at most, one behind the other into `buf`, up to the
+    /// first that cannot be read whole: returns how many bytes. See [`read_some`](Self::read_some) for what that may change.
+    pub fn read_whole(&self, ranges: &[(u64, usize)], buf: &mut [u8]) -> usize {
+        let read = process_vm::read(self.pid, ranges, buf).unwrap_or(0);
+        let ends = ranges.iter().scan(0, |end, range| {
+            *end += range.1;
+            Some(*end)
+        });
+        ends.take_while(|end| *end <= read).last().unwrap_or(0)
     }
 
     /// Reads the first part of `buf` at `address`, whatever the protection there, up to a page that is absent: returns its length,

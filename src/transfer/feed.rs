@@ -49,13 +49,14 @@ impl<'a> Feed<'a> {
 
     /// Copies ranges [start, end) of a process's memory, in whole pages; the offset in the object is the address.
     pub fn memory(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32) -> Result<()> {
-        self.copy(object, memory, ranges, generation, &mut |start, _| Err(memory.absent(start)))
+        self.copy(object, memory, Cursor::new(ranges, false), generation, &mut |start, _| Err(memory.absent(start)))
     }
 
-    /// The same for a process that runs and may unmap: returns the ranges that could not be read, sorted as they came.
-    pub fn memory_of_running(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32) -> Result<Vec<(u64, u64)>> {
+    /// The same for a process that runs and may unmap: returns the ranges that could not be read, sorted as they came. With `written`
+    /// it has written to all of them lately, which makes many short ones quicker to read.
+    pub fn memory_of_running(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32, written: bool) -> Result<Vec<(u64, u64)>> {
         let mut missing: Vec<(u64, u64)> = Vec::new();
-        self.copy(object, memory, ranges, generation, &mut |start, end| {
+        self.copy(object, memory, Cursor::new(ranges, written), generation, &mut |start, end| {
             match missing.last_mut() {
                 Some(last) if last.1 == start => last.1 = end,
                 _ => missing.push((start, end)),
@@ -134,8 +135,7 @@ impl<'a> Feed<'a> {
         self.line.written()
     }
 
-    fn copy(&mut self, object: u32, memory: &Memory, ranges: &[(u64, u64)], generation: u32, missing: &mut Missing<'_>) -> Result<()> {
-        let mut cursor = Cursor::new(ranges);
+    fn copy(&mut self, object: u32, memory: &Memory, mut cursor: Cursor<'_>, generation: u32, missing: &mut Missing<'_>) -> Result<()> {
         while !cursor.is_done() {
             let mut block = self.open()?;
             let begun = Instant::now();

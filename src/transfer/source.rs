@@ -3,11 +3,14 @@
 use super::block::{Block, Piece};
 use crate::error::Result;
 use crate::proc::{maps, path};
-use crate::sys::PAGE;
+use crate::sys::{process_vm, PAGE};
 use crate::tracee::memory::Memory;
 
 /// After so many absent pages in a row the list of mappings is asked how far that goes.
 const ABSENT: u32 = 32;
+
+/// Ranges up to this length are read many at a time, where that does no harm.
+const SHORT: u64 = 16 * PAGE;
 
 /// Is told of stretches (start, end) that are not there.
 pub type Missing<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
@@ -19,11 +22,13 @@ pub struct Cursor<'a> {
     at: u64,
     /// Absent pages in a row.
     absent: u32,
+    /// The process has written to all of them lately: none is shared with a fork, and reading many at a time copies no page there.
+    written: bool,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(ranges: &'a [(u64, u64)]) -> Self {
-        let mut cursor = Cursor { ranges, at: ranges.first().map_or(0, |range| range.0), absent: 0 };
+    pub fn new(ranges: &'a [(u64, u64)], written: bool) -> Self {
+        let mut cursor = Cursor { ranges, at: ranges.first().map_or(0, |range| range.0), absent: 0, written };
         cursor.advance_to(cursor.at);
         cursor
     }
@@ -35,6 +40,9 @@ impl<'a> Cursor<'a> {
     /// Reads until the block is full or all is read; pages that are not there go to `missing`.
     pub fn fill(&mut self, memory: &Memory, block: &mut Block, (object, generation): (u32, u32), missing: &mut Missing<'_>) -> Result<()> {
         while let (Some(&(_, end)), false) = (self.ranges.first(), block.is_full()) {
+            if self.written && self.gather(memory, block, object, generation) {
+                continue;
+            }
             let room = block.room();
             let len = (end - self.at).min(room.len() as u64);
             let got = memory.read_some(self.at, &mut room[..len as usize])? as u64;
@@ -49,6 +57,32 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the next short ranges at once, as many as there is room for, up to one that cannot be read; whether there was any.
+    fn gather(&mut self, memory: &Memory, block: &mut Block, object: u32, generation: u32) -> bool {
+        let (mut left, mut wanted) = (block.room().len() as u64, Vec::new());
+        for &(start, end) in self.ranges.iter().take(process_vm::MAX_RANGES) {
+            let len = end - start;
+            if len > SHORT.min(left) || (wanted.is_empty() && self.at != start) {
+                break;
+            }
+            wanted.push((start, len as usize));
+            left -= len;
+        }
+        if wanted.len() < 2 {
+            return false;
+        }
+        let total: usize = wanted.iter().map(|range| range.1).sum();
+        let mut read = memory.read_whole(&wanted, &mut block.room()[..total]) as u64;
+        let any = read > 0;
+        while let (Some(&(offset, end)), 1..) = (self.ranges.first(), read) {
+            block.filled(Piece { object, offset, len: end - offset, generation });
+            read -= end - offset;
+            self.absent = 0;
+            self.advance_to(end);
+        }
+        any
     }
 
     /// Where reading is worth a try again: at the next page, or where the next mapping starts.

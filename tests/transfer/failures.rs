@@ -18,12 +18,22 @@ const RAW: How = How { compression: Compression::None, rate_limit: None, progres
 
 #[test]
 fn absent_pages_are_named_and_the_rest_is_there() {
+    let arena_range = |arena: &Arena| vec![arena.range()];
+    check_absent(false, arena_range);
+    // Pages just written come in short ranges, next to each other or not, and are read many at a time.
+    check_absent(true, arena_range);
+    check_absent(true, |arena| (0..3000).map(|page| (arena.address(page), arena.address(page + 1))).collect());
+    check_absent(true, |arena| (0..3000).step_by(20).map(|page| (arena.address(page), arena.address(page + 20))).collect());
+}
+
+fn check_absent(written: bool, ranges: impl Fn(&Arena) -> Vec<(u64, u64)>) {
     let (_dir, path) = scratch();
     let mut arena = Arena::new(3000);
     (0..3000).for_each(|page| arena.set(page, &[1 + (page % 200) as u8; PAGE as usize]));
     let gaps = [(0, 1), (500, 2), (900, 1500), (2999, 1)];
     let twin = arena.split(&gaps, &[(600, 50)]);
-    let (_, missing, reader) = frame(&path, &RAW, |feed| feed.memory_of_running(1, &twin.memory, &[arena.range()], 0)).unwrap();
+    let ranges = ranges(&arena);
+    let (_, missing, reader) = frame(&path, &RAW, |feed| feed.memory_of_running(1, &twin.memory, &ranges, 0, written)).unwrap();
     assert_eq!(missing, gaps.map(|(page, count)| (arena.address(page), arena.address(page + count))));
     let mut bytes = vec![0; PAGE as usize];
     for page in (0..3000).filter(|page| !gaps.iter().any(|gap| (gap.0..gap.0 + gap.1).contains(page))) {
@@ -49,7 +59,7 @@ fn a_process_that_is_gone_is_an_error_and_no_absent_page() {
     let memory = Memory::open(child.id() as i32).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let error = frame(&path, &RAW, |feed| feed.memory_of_running(1, &memory, &[(0x10000, 0x20000)], 0)).unwrap_err();
+    let error = frame(&path, &RAW, |feed| feed.memory_of_running(1, &memory, &[(0x10000, 0x20000)], 0, true)).unwrap_err();
     assert_eq!(error.kind(), Kind::TargetGone, "{error}");
 }
 

@@ -87,7 +87,7 @@ fn feed_generation(feed: &mut Feed<'_>, arena: &mut Arena, generation: u32, dice
     }
     match dice.below(3) {
         0 => feed.memory(object, &arena.memory, &ranges, generation)?,
-        1 => assert_eq!(feed.memory_of_running(object, &arena.memory, &ranges, generation)?, []),
+        1 => assert_eq!(feed.memory_of_running(object, &arena.memory, &ranges, generation, true)?, []),
         _ => ranges.iter().try_for_each(|&(start, end)| feed.bytes(object, start, &arena.bytes(start, end), generation))?,
     }
     if dice.below(2) == 0 {
