@@ -6,7 +6,8 @@
 //!
 //! Protecting pages of a program that runs costs a message between processors for every 2 MiB that it has written to. Where much is
 //! written all over the place, looks become so long that they find ever as much; then one look is made in a short stop, in which
-//! nobody needs a message and nothing is written.
+//! nobody needs a message and nothing is written. An increment that will find much of a memory that is not too large makes its first
+//! look in such a stop.
 
 use std::thread;
 use std::time::Duration;
@@ -32,6 +33,8 @@ const FEW: u64 = 64 * PAGE;
 const MANY: u64 = 512 * PAGE;
 /// More than this is not worth another round: it takes as long to copy as to write.
 const LARGE: u64 = 128 << 20;
+/// A look at so much in a stop takes a few milliseconds.
+const QUICK: u64 = 5 << 30;
 /// Large rounds at most; each must be a good deal smaller than the one before anyhow.
 const LARGE_ROUNDS: u32 = 12;
 /// Small rounds at most.
@@ -50,9 +53,9 @@ pub struct Rounds {
 
 /// Copies what is not in the store yet straight into the frame, everything there is if it is to be `full`, until little is left.
 /// Makes room aside for that, within `limit` bytes.
-pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, full: bool, limit: u64) -> Result<Rounds> {
+pub fn large_rounds(watch: &mut Watch, feed: &mut Feed<'_>, aside: &mut Aside, full: bool, stop: &mut Stop<'_>, limit: u64) -> Result<Rounds> {
     let mut rounds = Rounds::default();
-    let mut bytes = first_look(watch, full)?;
+    let mut bytes = first_look(watch, full, stop)?;
     while bytes > SMALL {
         let before = bytes;
         feed.announce(rounds.count, bytes)?;
@@ -103,7 +106,7 @@ pub fn small_rounds(watch: &mut Watch, aside: &mut Aside, rounds: &mut Rounds, s
         }
         let before = bytes;
         // What a stop finds is copied much faster than it was written.
-        bytes = if before > MANY { stop.look(watch)? / 4 } else { look(watch, if round > 1 { Look::Small } else { Look::Further })? };
+        bytes = if before > MANY { stop.during(|| look(watch, Look::Further))? / 4 } else { look(watch, if round > 1 { Look::Small } else { Look::Further })? };
         last = before > MANY || round >= SMALL_ROUNDS || bytes <= FEW || bytes > before / 4 * 3;
     }
     // The pause will find about as much as the last round did.
@@ -120,20 +123,36 @@ pub struct Stop<'a> {
 }
 
 impl Stop<'_> {
-    fn look(&mut self, watch: &mut Watch) -> Result<u64> {
+    fn during(&mut self, look: impl FnOnce() -> Result<u64>) -> Result<u64> {
+        let _urgent = Urgent::begin();
         let mut frozen = instant::seize(self.root)?;
         let begun = frozen.begun;
         self.calls.exchange(&mut frozen);
-        let looked = look(watch, Look::Further);
+        let looked = look();
         frozen.thaw();
         self.took += begun.elapsed();
         looked
     }
 }
 
+/// Whether the first look is worth a stop: that of an increment which will find much, as the last one did. While it is copied little
+/// is written, so no other stop will be needed.
+fn stops_first(watch: &mut Watch, full: bool) -> bool {
+    !full && watch.written > SMALL && watch.spaces().iter().map(|space| space.tracker.populated()).sum::<u64>() <= QUICK
+}
+
 /// The first look of a frame: what was written since the last frame, or everything; returns how many bytes.
-fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
-    let private = each(watch, |space| {
+fn first_look(watch: &mut Watch, full: bool, stop: &mut Stop<'_>) -> Result<u64> {
+    let private = match stops_first(watch, full) {
+        true => stop.during(|| first_private(watch, full))?,
+        false => first_private(watch, full)?,
+    };
+    watch.written = if full { 0 } else { private };
+    Ok(private + watch.look_at_shared(Look::First { full })?)
+}
+
+fn first_private(watch: &mut Watch, full: bool) -> Result<u64> {
+    each(watch, |space| {
         let written = space.tracker.round()?;
         space.uncommitted = match full {
             true => space.tracker.everything()?,
@@ -141,8 +160,7 @@ fn first_look(watch: &mut Watch, full: bool) -> Result<u64> {
         };
         space.owed = space.uncommitted.clone();
         Ok(space.owed.bytes())
-    })?;
-    Ok(private + watch.look_at_shared(Look::First { full })?)
+    })
 }
 
 /// A further look; returns how many bytes are to be copied now.

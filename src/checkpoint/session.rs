@@ -138,12 +138,12 @@ struct Making<'a> {
 impl Making<'_> {
     fn make(&mut self, feed: &mut Feed<'_>, full: bool) -> Result<Taken> {
         let mut aside = Aside::default();
-        let mut rounds = precopy::large_rounds(self.watch, feed, &mut aside, full, self.options.memory_limit)?;
+        let mut stop = Stop { root: self.root, calls: self.calls, took: Duration::ZERO };
+        let mut rounds = precopy::large_rounds(self.watch, feed, &mut aside, full, &mut stop, self.options.memory_limit)?;
         if rounds.count > 0 {
             // That took its time: have mappings changed?
             super::survey(self.root, self.surveys)?;
         }
-        let mut stop = Stop { root: self.root, calls: self.calls, took: Duration::ZERO };
         precopy::small_rounds(self.watch, &mut aside, &mut rounds, &mut stop, self.options.memory_limit)?;
         let stopped_ns = super::nanos(stop.took);
         let objects = self.watch.objects();

@@ -55,6 +55,8 @@ pub struct Watch {
     given_up: Vec<Pid>,
     root: Pid,
     shared: Shared,
+    /// What the first look of the last increment found, in bytes.
+    pub written: u64,
 }
 
 impl Watch {

@@ -74,7 +74,10 @@ fn sing(voices: &mut [Voice<'_>], site: Site, memory: &Memory) -> Result<()> {
     memory.force(at, &code)?;
     let sung = voices.iter().try_for_each(Voice::begin).and_then(|()| voices.iter_mut().try_for_each(Voice::end));
     // All of them, whatever happened: a failure means that the target was killed.
-    let left = voices.iter().fold(Ok(()), |left, voice| left.and(leave(voice.thread, &voice.stub)));
+    let mut left = Ok(());
+    for voice in voices.iter() {
+        left = left.and(leave(voice.thread, &voice.stub));
+    }
     sung.and(left).map_err(|e| Error::io("it went away", e))?;
     memory.force(at, &vec![0; code.len()])
 }
@@ -94,13 +97,13 @@ impl Voice<'_> {
 
     fn end(&mut self) -> io::Result<()> {
         match self.signal {
-            Some(signal) => self.to_signal(signal),
+            Some(signal) => self.until_signal(signal),
             None => self.call_by_call(),
         }
     }
 
     /// Waits for its own signal, which nobody gets; one from elsewhere comes back at the thaw.
-    fn to_signal(&mut self, signal: i32) -> io::Result<()> {
+    fn until_signal(&mut self, signal: i32) -> io::Result<()> {
         let tid = self.thread.tid;
         loop {
             match ptrace::wait(tid, true)? {

@@ -17,7 +17,7 @@ const STOP_WITHIN: Duration = Duration::from_millis(50);
 const RUN_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long to wait for such a thread once all others run; past that it is let go of when we exit.
-const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+const LET_GO_WITHIN: Duration = Duration::from_secs(60);
 
 /// A thread stopped by us.
 #[derive(Debug, Clone)]
@@ -125,7 +125,9 @@ impl Frozen {
 
     fn add_process(&mut self, pid: Pid, threads: &mut Vec<(Pid, Thread)>) -> Result<()> {
         let stat = stat::read(pid)?;
-        let mut own: Vec<Thread> = threads.extract_if(.., |(owner, _)| *owner == pid).map(|(_, thread)| thread).collect();
+        let (own, others) = std::mem::take(threads).into_iter().partition(|(owner, _)| *owner == pid);
+        *threads = others;
+        let mut own: Vec<Thread> = Vec::into_iter(own).map(|(_, thread)| thread).collect();
         own.sort_by_key(|thread| (thread.tid != pid, thread.tid));
         if own.first().is_some_and(|leader| leader.tid != pid) {
             return Err(Error::refused(format!("pid {pid}: its main thread has exited while others run on; such a process cannot be restored: end it or let its main thread wait")));
@@ -177,17 +179,15 @@ impl Frozen {
                 _ => crate::sys::pidfd::tgkill(pid, tid, signal),
             };
         }
-        let (late, stopped): (Vec<_>, Vec<_>) = self.seized.drain(..).partition(|(_, tid)| self.running.contains(tid));
+        let (mut late, stopped): (Vec<_>, Vec<_>) = self.seized.drain(..).partition(|(_, tid)| self.running.contains(tid));
         // An error means that the thread is gone, which is its own affair.
         stopped.iter().for_each(|&(_, tid)| drop(ptrace::detach(tid, signal)));
         // After a failure. Those may sleep where no signal reaches them, perhaps for one of the others, which now run.
-        for (_, tid) in late {
-            if ptrace::interrupt(tid).is_err() {
-                continue;
-            }
-            let _ = wait_for_stop(tid, Instant::now() + LET_GO_WITHIN);
-            hide_stop(tid);
-            let _ = ptrace::detach(tid, 0);
+        late.retain(|&(_, tid)| ptrace::interrupt(tid).is_ok());
+        let deadline = Instant::now() + LET_GO_WITHIN;
+        while !late.is_empty() && Instant::now() < deadline {
+            late.retain(|&(_, tid)| !let_go(tid));
+            std::thread::sleep(Duration::from_micros(500));
         }
     }
 }
@@ -198,11 +198,20 @@ impl Drop for Frozen {
     }
 }
 
-/// Of a thread that is let go without having been read: the call that our stop interrupted is made again.
-fn hide_stop(tid: Pid) {
-    if let Ok(mut regs) = ptrace::regs(tid) {
-        if arch::hide_interruption(&mut regs) {
-            let _ = ptrace::set_regs(tid, &regs);
+/// Lets go of a thread that was asked to stop, if it has; true when there is nothing more to do. None is waited for, because
+/// another of them may have to run before it can stop.
+fn let_go(tid: Pid) -> bool {
+    match ptrace::wait(tid, false) {
+        Ok(Some(Event::Signal(signal))) => ptrace::cont(tid, signal).is_err(),
+        Ok(Some(Event::Event(_) | Event::Syscall)) => ptrace::cont(tid, 0).is_err(),
+        Ok(Some(Event::Gone(_))) | Err(_) => true,
+        Ok(_) => {
+            let Ok(mut regs) = ptrace::regs(tid) else { return false };
+            // It was not read: the call that our stop interrupted is made again.
+            if arch::hide_interruption(&mut regs) {
+                let _ = ptrace::set_regs(tid, &regs);
+            }
+            ptrace::detach(tid, 0).is_ok()
         }
     }
 }

@@ -63,6 +63,11 @@ impl Tracker {
         self.dead
     }
 
+    /// Bytes in which pages were found, the last time each was looked at.
+    pub fn populated(&self) -> u64 {
+        self.populated.bytes()
+    }
+
     /// What it tells is not to be used any more.
     pub fn give_up(&mut self) {
         self.dead = true;
