@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{recv, MsgFlags};
 
 use super::{arp_socket, sockaddr, sockaddr_ll, Mac};
-use crate::sys::fd::{receive, send, socket};
+use crate::sys::fd::{send, socket};
 use crate::sys::fd_extra::set_option;
 
 const BROADCAST: Mac = [0xff; 6];
@@ -49,9 +51,10 @@ impl Crier {
 
     /// The hardware address of somebody else who claims the address, if one has spoken.
     pub fn foreign(&self) -> Option<Mac> {
-        let mut foreign = None;
-        while let Ok(Some(message)) = receive(self.fd(), 128, libc::MSG_DONTWAIT) {
-            foreign = claims(&message.bytes, self.ip).filter(|mac| *mac != self.mac).or(foreign);
+        let (mut foreign, mut frame) = (None, [0; 128]);
+        // Not by recvmsg with flags of ours: these sockets refuse some.
+        while let Ok(length) = recv(self.fd().as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) {
+            foreign = claims(&frame[..length], self.ip).filter(|mac| *mac != self.mac).or(foreign);
         }
         foreign
     }
