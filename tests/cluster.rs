@@ -3,24 +3,15 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod field;
-#[path = "kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
-#[path = "cluster/records.rs"]
-mod records;
+mod kit;
 
 use std::time::Duration;
 
-use field::{ask, eventually, now_ms, Field, TICKER};
+use kit::field::{self, ask, eventually, now_ms, Field, TICKER};
+use kit::records::Writer;
 use nix::sys::signal::Signal;
-use records::Writer;
 
 #[test]
 fn a_killed_service_goes_on_where_it_is() {

@@ -3,26 +3,17 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod field;
-#[path = "cluster/rest.rs"]
-mod rest;
-#[path = "kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
+mod kit;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use field::{ask, eventually, Field, ADDRESS, TICKER};
-use rest::{get, rest};
+use kit::field::{self, ask, eventually, Field, ADDRESS, TICKER};
+use kit::rest::{get, rest};
 use nix::sys::signal::Signal;
 use stillframe::cluster::view::State;
 

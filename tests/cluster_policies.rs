@@ -3,28 +3,18 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod field;
-#[path = "kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
-#[path = "cluster/rest.rs"]
-#[allow(dead_code)]
-mod rest;
+mod kit;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use field::{answered, ask, ask_with, eventually, Field, TICKER};
+use kit::field::{self, answered, ask, ask_with, eventually, Field, TICKER};
+use kit::rest::{get, rest};
 use nix::sys::signal::Signal;
-use rest::{get, rest};
 use serde_json::Value;
 use stillframe::cluster::client::{Endpoint, Finder};
 use stillframe::cluster::state::{Change, State};

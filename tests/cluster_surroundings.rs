@@ -3,19 +3,9 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod field;
-#[path = "kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
-#[path = "cluster/rest.rs"]
-#[allow(dead_code)]
-mod rest;
+mod kit;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -25,12 +15,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use field::{ask, eventually, Field, Plan, TICKER};
+use kit::field::{ask, eventually, Field, Plan, TICKER};
+use kit::ps;
+use kit::rest::rest;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType};
-use rest::rest;
 
 fn alerted(field: &Field, what: &str) {
     eventually(what, || field.file("alerts").contains(what).then_some(()));

@@ -1,4 +1,4 @@
-//! The OCF resource agent, as a cluster manager calls it. Needs root.
+//! The OCF resource agent, as a cluster manager calls it. Needs root and python3.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,10 @@ const CONFIGURED: i32 = 6;
 const NOT_RUNNING: i32 = 7;
 const BOUND: Duration = Duration::from_secs(60);
 
-/// One resource: a shell that counts to a file.
+/// Counts to a file.
+const COUNTER: &str = "import sys, time\nn = 0\nwhile True:\n    n += 1\n    print(n, file=open(sys.argv[1], 'a'))\n    time.sleep(0.02)\n";
+
+/// One resource.
 struct Resource {
     dir: TempDir,
     name: String,
@@ -37,8 +40,10 @@ impl Resource {
 
     /// An action with all parameters; its exit status.
     fn does(&self, action: &str) -> i32 {
-        let (store, count) = (self.dir.path().join("store"), self.count());
-        let program = format!("sh -c 'n=0; while sleep 0.02; do n=$((n + 1)); echo $n >> {}; done'", count.display());
+        let store = self.dir.path().join("store");
+        let (source, count) = (self.dir.path().join("counter.py"), self.count());
+        fs::write(&source, COUNTER).unwrap();
+        let program = format!("python3 {} {}", source.display(), count.display());
         self.act(action, &[("name", &self.name), ("command", &program), ("store", store.to_str().unwrap()), ("every", "1s")]).0
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::time::{clock_gettime, ClockId};
 
-use crate::field::{ADDRESS, PORT};
+use crate::kit::field::{ADDRESS, PORT};
 
 /// The boot-time clock in milliseconds, which agents print as well.
 pub fn now() -> f64 {

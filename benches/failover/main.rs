@@ -8,24 +8,16 @@
 
 use std::time::Instant;
 
-use field::{eventually, Field, Plan};
+use kit::field::{self, eventually, Field, Plan};
 use nix::sys::signal::Signal;
 
-#[path = "../../tests/cluster/checker.rs"]
-#[allow(dead_code)]
-mod checker;
 mod client;
-#[path = "../../tests/cluster/etcd.rs"]
+#[path = "../../tests/cluster/mod.rs"]
 #[allow(dead_code)]
-mod etcd;
-#[path = "../../tests/cluster/field.rs"]
-#[allow(dead_code)]
-mod field;
-#[path = "../../tests/kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
+mod kit;
 
 use client::{Idle, Prober};
+use kit::ps;
 
 /// Redis on all servers.
 const SERVICE: &str = r#"

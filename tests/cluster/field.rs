@@ -14,9 +14,9 @@ use stillframe::cluster::state::{etcd::Etcd, State};
 use stillframe::cluster::view::{Frame, Keys, Mirror, View};
 use tempfile::TempDir;
 
-use crate::checker::{self, Commit, Life};
-use crate::etcd::{Member, Place};
-use crate::ps;
+use super::checker::{self, Commit, Life};
+use super::etcd::{Member, Place};
+use super::ps;
 
 /// How long any step may take before it counts as hung.
 pub const BOUND: Duration = Duration::from_secs(60);
@@ -141,7 +141,7 @@ impl Field {
         // The test itself looks from the switch.
         let switch = File::open(format!("/run/netns/{}sw", field.prefix)).unwrap();
         nix::sched::setns(&switch, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        crate::etcd::wait_ready(&field.state);
+        super::etcd::wait_ready(&field.state);
         field.follow();
         field.agents = (0..3).map(|_| None).collect();
         (0..3).for_each(|at| field.start_agent(at));
@@ -375,7 +375,7 @@ impl Field {
     /// Waits until every member that runs answers by itself.
     pub fn settle(&self) {
         for at in (0..3).filter(|at| self.members[*at].is_some()) {
-            crate::etcd::wait_ready(&Etcd::new(&[format!("http://10.77.0.{}:2379", at + 1)], Duration::from_secs(5)));
+            super::etcd::wait_ready(&Etcd::new(&[format!("http://10.77.0.{}:2379", at + 1)], Duration::from_secs(5)));
         }
     }
 

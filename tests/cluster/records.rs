@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::checker::Commit;
-use crate::field::{eventually, now_ms, ADDRESS, PORT};
+use super::checker::Commit;
+use super::field::{eventually, now_ms, ADDRESS, PORT};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
