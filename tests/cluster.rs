@@ -3,43 +3,20 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
-mod field;
-#[path = "kit/ps.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod ps;
+mod kit;
 
 use std::time::Duration;
 
-use field::{ask, eventually, now_ms, Field};
+use kit::field::{self, ask, eventually, now_ms, Field, TICKER};
+use kit::records::Writer;
 use nix::sys::signal::Signal;
-
-/// The ticker on all servers, framed five times a second.
-const TICKER: &str = r#"
-[[service]]
-name = "tick"
-command = ["TICKER", "LOG", "7000"]
-nodes = ["a", "b", { node = "c", role = "backup" }]
-address = "10.77.0.100/24"
-every = "200ms"
-monitor = [{ tcp = 7000, every = "200ms", timeout = "2s", failures = 5 }]
-"#;
-
-/// It runs on its first server, has frames, and answers at its address.
-fn ready(field: &Field) {
-    field.runs_on("tick", "a");
-    field.frames(4);
-    eventually("an answer", || ask(Duration::from_secs(1)).ok());
-}
 
 #[test]
 fn a_killed_service_goes_on_where_it_is() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     let killed = now_ms();
@@ -55,7 +32,7 @@ fn a_killed_service_goes_on_where_it_is() {
 #[test]
 fn dead_servers_are_replaced_until_none_is_left_to() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     let killed = now_ms();
@@ -67,10 +44,7 @@ fn dead_servers_are_replaced_until_none_is_left_to() {
     eventually("its peers are told", || field.file("members").contains("dead a").then_some(()));
     field.frames(4);
     // A server that comes back stands by again.
-    field.link(0, true);
-    let member = field.start_member(0, "existing");
-    field.member(0, Some(member));
-    field.start_agent(0);
+    field.revive(0);
     eventually("a is back", || field.view().nodes.contains_key("a").then_some(()));
     // The second one fails in turn: a is preferred to the backup.
     field.kill_node(1);
@@ -96,7 +70,7 @@ fn dead_servers_are_replaced_until_none_is_left_to() {
 #[test]
 fn a_hanging_agent_loses_its_service_in_time() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     field.signal(&[field.agent(0)], Signal::SIGSTOP);
@@ -115,7 +89,7 @@ fn a_hanging_agent_loses_its_service_in_time() {
 #[test]
 fn a_server_that_wakes_up_late_harms_nobody() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     let stopped = field.processes(0);
@@ -134,7 +108,7 @@ fn a_server_that_wakes_up_late_harms_nobody() {
 #[test]
 fn a_killed_agent_takes_nothing_with_it_that_was_committed() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     field.kill_agent(0);
@@ -147,13 +121,8 @@ fn a_killed_agent_takes_nothing_with_it_that_was_committed() {
 
 fn cut_off(with_leader: bool) {
     let field = Field::new(TICKER);
-    ready(&field);
-    let leader = field.leader();
-    if (leader == 0) != with_leader {
-        let (target, netns) = (if with_leader { 0 } else { 1 }, "10.77.0.1:2379,10.77.0.2:2379,10.77.0.3:2379");
-        lead(netns, target);
-        eventually("the leader moves", || (field.leader() == target).then_some(()));
-    }
+    field.ready();
+    field.lead(usize::from(!with_leader));
     let first = field.still();
     assert_eq!(first, 1);
     field.link(0, false);
@@ -165,17 +134,6 @@ fn cut_off(with_leader: bool) {
     field.frames(4);
     assert_eq!(field.still(), 2);
     assert_eq!(field.judge().len(), 2);
-}
-
-/// Makes a member the leader.
-fn lead(endpoints: &str, at: usize) {
-    let etcdctl = |args: &[&str]| {
-        let out = std::process::Command::new("etcdctl").args(["--endpoints", endpoints]).args(args).env("ETCDCTL_API", "3").output().unwrap();
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let members = etcdctl(&["member", "list"]);
-    let id = members.lines().find(|line| line.contains(&format!("10.77.0.{}:2379", at + 1))).and_then(|line| line.split(',').next()).expect("a member").to_owned();
-    etcdctl(&["move-leader", &id]);
 }
 
 #[test]
@@ -192,7 +150,7 @@ fn a_minority_with_etcds_leader_fences_itself() {
 #[test]
 fn without_a_majority_nothing_runs() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     field.member(1, None);
@@ -216,7 +174,7 @@ fn without_a_majority_nothing_runs() {
 #[test]
 fn the_death_of_etcds_leader_disturbs_nobody() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let first = field.still();
     assert_eq!(first, 1);
     let leader = field.leader();
@@ -232,7 +190,7 @@ fn the_death_of_etcds_leader_disturbs_nobody() {
 #[test]
 fn two_failures_at_once_leave_the_third() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     field.kill_agent(0);
     field.kill_agent(1);
     field.another(1);
@@ -241,15 +199,19 @@ fn two_failures_at_once_leave_the_third() {
     assert_eq!(field.judge().len(), 2);
 }
 
-/// One fault of a kind after the other, mended before the next: 100 in a long run.
+/// One fault of a kind after the other, mended before the next, while a client writes records: 100 in a long run, or
+/// `STILLFRAME_FAULTS`.
 #[test]
 fn a_soak_of_faults_loses_nothing() {
     let mut field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     // The usual run plays the same two faults every time.
     let long = std::env::var_os("STILLFRAME_STRESS").is_some_and(|value| value == "1");
-    let (mut seed, rounds) = if long { (now_ms(), 100) } else { (1, 2) };
+    let asked = std::env::var("STILLFRAME_FAULTS").ok().and_then(|text| text.parse().ok());
+    let (mut seed, rounds) = if long || asked.is_some() { (now_ms(), asked.unwrap_or(100)) } else { (1, 2) };
     println!("seed {seed}");
+    let writer = Writer::start();
+    let mut written = writer.another(0);
     for round in 0..rounds {
         // Enough to mix the kinds.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -269,18 +231,15 @@ fn a_soak_of_faults_loses_nothing() {
             1 => field.start_agent(at),
             2 => field.signal(&[field.agent(at)], Signal::SIGCONT),
             3 => field.link(at, true),
-            4 => {
-                field.link(at, true);
-                let member = field.start_member(at, "existing");
-                field.member(at, Some(member));
-                field.start_agent(at);
-            }
+            4 => field.revive(at),
             _ => {}
         }
         field.settle();
         eventually("all stand by again", || (field.view().nodes.len() == 3).then_some(()));
+        written = writer.another(written);
         field.frames(4);
         field.judge();
+        writer.judge(&field.commits());
     }
 }
 
@@ -288,7 +247,7 @@ fn a_soak_of_faults_loses_nothing() {
 #[test]
 fn vanished_frames_are_waited_for() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let (frames, away) = (field.dir.path().join("frames"), field.dir.path().join("away"));
     std::fs::rename(&frames, &away).unwrap();
     field.signal(&[field.service()], Signal::SIGKILL);

@@ -3,55 +3,24 @@
 //! Needs root, etcd, ip, nsenter and a C compiler.
 #![cfg(feature = "cluster")]
 
-#[path = "cluster/checker.rs"]
-mod checker;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/field.rs"]
+#[path = "cluster/mod.rs"]
 #[allow(dead_code)]
-mod field;
-#[path = "kit/ps.rs"]
-#[allow(dead_code)]
-mod ps;
+mod kit;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use field::{ask, eventually, Field, ADDRESS};
+use kit::field::{self, ask, eventually, Field, ADDRESS, TICKER};
+use kit::rest::{get, rest};
 use nix::sys::signal::Signal;
 use stillframe::cluster::view::State;
-
-const TICKER: &str = r#"
-[[service]]
-name = "tick"
-command = ["TICKER", "LOG", "7000"]
-nodes = ["a", "b", { node = "c", role = "backup" }]
-address = "10.77.0.100/24"
-every = "200ms"
-monitor = [{ tcp = 7000, every = "200ms", timeout = "2s", failures = 5 }]
-"#;
-
-fn ready(field: &Field) {
-    field.runs_on("tick", "a");
-    field.frames(3);
-    eventually("an answer", || ask(Duration::from_secs(1)).ok());
-}
-
-fn get(url_path: &str, address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    write!(stream, "{url_path} HTTP/1.0\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
 
 #[test]
 fn operators_move_pause_and_drain() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     assert_eq!(field.operated(&["switchover", "tick", "--to", "b"]), "tick: a -> b\n");
     field.still();
     let lives = field.judge();
@@ -96,7 +65,7 @@ fn operators_move_pause_and_drain() {
 #[test]
 fn rest_and_metrics_tell_and_take_orders() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let rest = "10.77.0.2:7480";
     assert!(get("GET /health", rest).unwrap().contains(r#""joined":true"#));
     let owner = get("GET /owner/tick", rest).unwrap();
@@ -117,7 +86,7 @@ fn rest_and_metrics_tell_and_take_orders() {
 #[test]
 fn configurations_are_applied_at_run_time() {
     let field = Field::new(TICKER);
-    ready(&field);
+    field.ready();
     let plus = TICKER.to_owned() + "[[service]]\nname = \"sleeper\"\ncommand = [\"sleep\", \"1000\"]\nnodes = [\"c\"]\n";
     let file = field.dir.path().join("plus.toml");
     let path = file.to_str().unwrap();
@@ -144,7 +113,7 @@ fn slow(more: &str) -> String {
 #[test]
 fn a_takeover_answers_with_errors_at_once() {
     let mut field = Field::new(&slow(""));
-    ready(&field);
+    field.ready();
     // A client that is connected and says nothing.
     let mut idle = TcpStream::connect((ADDRESS, field::PORT)).unwrap();
     idle.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -169,7 +138,7 @@ fn a_takeover_answers_with_errors_at_once() {
 #[test]
 fn a_held_takeover_is_silent() {
     let field = Field::new(&slow("meanwhile = \"hold\""));
-    ready(&field);
+    field.ready();
     fs::write(field.dir.path().join("slow"), "").unwrap();
     let moving = std::thread::scope(|scope| {
         let moved = scope.spawn(|| field.operated(&["failover", "tick", "--to", "b"]));
@@ -220,7 +189,7 @@ fn probes_and_pid_files() {
         + "[[service]]\nname = \"daemon\"\ncommand = [\"sh\", \"-c\", \"(trap '' HUP; exec sleep 1000) & echo $! > DIR/pid\"]\npid_file = \"DIR/pid\"\nnodes = [\"c\"]\nmonitor = [{ script = \"test -e DIR/pid || exit 7\", every = \"100ms\" }]\nrestarts = 5\n";
     let services = services.replace("{ tcp = 7000", "{ script = \"test ! -e DIR/hang || sleep 5\"");
     let field = Field::new(&services);
-    ready(&field);
+    field.ready();
     field.runs_on("daemon", "c");
     fs::write(field.dir.path().join("hang"), "").unwrap();
     eventually("it is found unwell", || field.file("agent-a").contains("unwell").then_some(()));
@@ -235,7 +204,7 @@ fn probes_and_pid_files() {
 #[test]
 fn a_fence_command_shortens_the_wait() {
     let field = Field::with(TICKER, "fence = \"kill -9 $(cat DIR/pids-$STILLFRAME_ABOUT) && touch DIR/fenced-$STILLFRAME_ABOUT\"");
-    ready(&field);
+    field.ready();
     let pids = field.processes(0);
     fs::write(field.dir.path().join("pids-a"), pids.iter().map(|pid| format!("{pid} ")).collect::<String>()).unwrap();
     field.signal(&pids, Signal::SIGSTOP);
@@ -265,16 +234,6 @@ fn the_example_configuration_is_right() {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cluster/cluster.toml");
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_stillframe")).args(["apply", "--check"]).arg(file).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// One request to an agent; its answer as JSON.
-fn rest(method_path: &str, node: usize, body: &str) -> serde_json::Value {
-    let mut stream = TcpStream::connect((format!("10.77.0.{node}"), 7480)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "{method_path} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap()
 }
 
 /// All events of a group as an agent tells them, until there are so many.

@@ -71,7 +71,7 @@ pub fn open_store(config: &Config, node: Option<&Node>, patience: Duration) -> R
 /// Runs the agent of `node` until a signal asks it to leave; returns its exit status. The caller must have a single thread.
 pub fn run(config: &Config, node: &Node) -> Result<i32> {
     let signals = keeper::block_signals()?;
-    let warden = Warden::start(node.watchdog.as_deref())?;
+    let warden = Warden::start(node.watchdog.as_deref(), config.timings.ttl.0)?;
     let state = open_store(config, Some(node), config.timings.ttl.0 / 2)?;
     let (sender, news) = unbounded();
     let hand = Arc::new(Hand::new(config, node, state, warden, sender)?);
@@ -177,8 +177,9 @@ impl Agent {
         self.view = view;
         *self.hand.view.lock().unwrap_or_else(|e| e.into_inner()) = self.view.clone();
         let now = now_ms();
-        let vacant = self.view.services.iter().filter(|(_, service)| service.owner.is_none()).map(|(name, _)| name.clone());
-        self.here.vacant = vacant.map(|name| { let since = self.here.vacant.get(&name).copied().unwrap_or(now); (name, since) }).collect();
+        let vacant: Vec<String> = self.view.services.iter().filter(|(_, service)| service.owner.is_none()).map(|(name, _)| name.clone()).collect();
+        vacant.iter().filter(|name| !self.here.vacant.contains_key(*name)).for_each(|name| self.hand.say(name, "has no owner"));
+        self.here.vacant = vacant.into_iter().map(|name| { let since = self.here.vacant.get(&name).copied().unwrap_or(now); (name, since) }).collect();
         self.here.up = self.view.nodes.keys().map(|name| (name.clone(), self.here.up.get(name).copied().unwrap_or(now))).collect();
     }
 

@@ -156,6 +156,26 @@ impl Serialize for Time {
     }
 }
 
+/// An amount of memory, written as "512KiB", "64MiB" or "1GiB".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(pub u64);
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Size, String> {
+        let scaled = [("KiB", 10), ("MiB", 20), ("GiB", 30)].iter().find_map(|(unit, bits)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(1 << bits));
+        scaled.map(Size).ok_or_else(|| format!("{text:?} is no amount of memory; write 512KiB, 64MiB or 1GiB"))
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> String {
+        format!("{}KiB", size.0 >> 10)
+    }
+}
+
 /// Who is told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -292,7 +312,13 @@ pub struct Service {
     /// Time from one frame to the next; none: only by hand and at a switchover.
     #[serde(default)]
     pub every: Option<Time>,
-    /// How many frames stay.
+    /// A frame is also taken as soon as so much private memory was written since the last one.
+    #[serde(default)]
+    pub every_written: Option<Size>,
+    /// One frame in so many holds all memory, the others what was written since the one before.
+    #[serde(default = "ten")]
+    pub full_every: u32,
+    /// How many frames stay, besides those that they build upon.
     #[serde(default = "three")]
     pub keep: u32,
     /// How much of a server's capacity it takes.
@@ -319,12 +345,16 @@ pub struct Service {
     /// Probes.
     #[serde(default)]
     pub monitor: Vec<Monitor>,
-    /// A command for sh before it starts on a server; failure keeps it from starting.
+    /// A command for sh before it starts on a server, with STILLFRAME_EVENT, STILLFRAME_ABOUT (the service) and STILLFRAME_NODE set;
+    /// failure keeps it from starting.
     #[serde(default)]
     pub mount: Option<String>,
     /// A command for sh after it has ended on a server.
     #[serde(default)]
     pub unmount: Option<String>,
+    /// Whether it is brought back at once, while its memory comes as it is touched; else it waits for all of it.
+    #[serde(default = "yes")]
+    pub lazy: bool,
     /// Upper limit of its memory in bytes, where the machine has a memory cgroup.
     #[serde(default)]
     pub memory_max: Option<u64>,
@@ -401,6 +431,9 @@ fn two() -> u32 {
 }
 fn three() -> u32 {
     3
+}
+fn ten() -> u32 {
+    10
 }
 fn hundred() -> u32 {
     100

@@ -181,6 +181,11 @@ impl Turn<'_> {
             return None;
         }
         let elsewhere = spec.allow_failover && !self.others(spec).is_empty();
+        // A planned move that does not succeed is no reason to stay.
+        let back = self.service.last.as_ref().and_then(|last| last.back.clone()).filter(|back| self.others(spec).contains(back));
+        if let Some(to) = back {
+            return Some(Action::HandOver { service: self.name(), token, to, frame: false });
+        }
         match failures {
             _ if failures < spec.restarts => Some(Action::Start { service: self.name(), token, failures: failures + 1 }),
             _ if spec.critical => Some(Action::Reset { service: self.name(), why: why.to_owned() }),

@@ -3,6 +3,7 @@
 use nix::time::{clock_gettime, ClockId};
 
 pub mod agent;
+pub mod client;
 pub mod config;
 pub mod decide;
 mod net;

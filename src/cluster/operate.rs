@@ -24,8 +24,10 @@ pub fn as_json(view: &View) -> Value {
     });
     let services = view.services.iter().filter(|(_, service)| service.spec.is_some() || service.owner.is_some()).map(|(name, service)| {
         let frame = service.frame.as_ref().map(|frame| json!({ "token": frame.token, "seq": frame.seq, "taken_ns": frame.taken_ns, "node": frame.node }));
+        let standbys = service.spec.iter().flat_map(|spec| &spec.nodes).map(|standby| json!({ "node": standby.node(), "role": standby.role() }));
         json!({
             "service": name,
+            "standbys": standbys.collect::<Vec<_>>(),
             "owner": service.owner.as_ref().map(|owner| &owner.node),
             "token": service.owner.as_ref().map(|owner| owner.token),
             "phase": service.phase.as_ref().map(|phase| phase.state),

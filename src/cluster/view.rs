@@ -71,6 +71,9 @@ pub struct Last {
     pub next: Option<String>,
     /// Where it failed for good.
     pub avoid: BTreeSet<String>,
+    /// Who takes it back if it does not come up after a planned move.
+    #[serde(default)]
+    pub back: Option<String>,
 }
 
 /// What an owner does.

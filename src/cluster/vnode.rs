@@ -26,6 +26,7 @@ use crate::isolate::{self, Network};
 use crate::proc::Pid;
 use crate::resource::fd::restore::RestoreOptions;
 use crate::restore::launch::outer_pid;
+use crate::restore::lazy::Pager;
 use crate::restore::{restore, Loaded, Options};
 use crate::supervise;
 use crate::sys::{children, clone};
@@ -52,6 +53,8 @@ pub struct Spec {
     pub cgroup: String,
     /// Upper limit of its memory in bytes.
     pub memory_max: Option<u64>,
+    /// It runs before all of its memory is there.
+    pub lazy: bool,
 }
 
 /// The network of a virtual node.
@@ -111,7 +114,9 @@ fn bring_up(spec: &Spec, go: OwnedFd, tell: &dyn Fn(&Reply)) -> Result<Pid> {
         Some(path) => Some(Loaded::open(Path::new(path))?),
         None => return Err(Error::new(Kind::TargetGone, "the warden went away")),
     };
-    let (init, pid) = start(spec, frame)?;
+    // Before the other namespaces are made: it must see the processes that it serves.
+    let pager = frame.as_ref().filter(|_| spec.lazy).map(|frame| Pager::start(frame, true)).transpose()?;
+    let (init, pid) = start(spec, frame, pager)?;
     if let Some(wire) = spec.wire.as_ref().filter(|wire| wire.hold) {
         let netlink = Netlink::open()?;
         netlink.routes(netlink.index(INNER)?, wire.address, wire.gateway)?;
@@ -207,9 +212,9 @@ fn close_door(door: Pid) {
 }
 
 /// Forks the init of a new pid namespace, which brings the service up; gives the ids of both as the server numbers them.
-fn start(spec: &Spec, frame: Option<Loaded>) -> Result<(Pid, Pid)> {
+fn start(spec: &Spec, frame: Option<Loaded>, pager: Option<Pager>) -> Result<(Pid, Pid)> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let init = clone::child(Network::Host.clone_flags(), || init(spec, frame, File::from(writer)));
+    let init = clone::child(Network::Host.clone_flags(), || init(spec, frame, pager, File::from(writer)));
     let init = init.map_err(|e| Error::io("cannot make the namespaces of a virtual node (needs CAP_SYS_ADMIN)", e))?;
     let mut word = String::new();
     File::from(reader).read_to_string(&mut word).context("cannot hear from a virtual node")?;
@@ -226,14 +231,14 @@ fn start(spec: &Spec, frame: Option<Loaded>) -> Result<(Pid, Pid)> {
 }
 
 /// The init: ends when the service does, and with it everything in its namespace.
-fn init(spec: &Spec, frame: Option<Loaded>, mut word: File) -> i32 {
+fn init(spec: &Spec, frame: Option<Loaded>, pager: Option<Pager>, mut word: File) -> i32 {
     let outcome = (|| {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("cannot bind the init's life")?;
         let held = supervise::hold_signals()?;
         let pid = match frame {
             Some(frame) => {
                 isolate::furnish(&Network::Host, &frame.manifest.host)?;
-                restore(&frame, &Options { descriptors: RestoreOptions { to_stdio: false }, ..Options::default() })?.pid
+                restore(&frame, &Options { descriptors: RestoreOptions { to_stdio: false }, pager, ..Options::default() })?.pid
             }
             None => {
                 isolate::furnish(&Network::Host, &Host { hostname: spec.service.clone(), ..Host::here()? })?;

@@ -23,7 +23,7 @@ use super::now_ms;
 use super::vnode::{self, Spec};
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, Pid};
-use crate::sys::fd::{receive, send};
+use crate::sys::fd::{ioctl_exchange, receive, send};
 use crate::sys::{clone, fd_extra};
 
 /// Larger than any message.
@@ -76,11 +76,12 @@ pub struct Warden {
 }
 
 impl Warden {
-    /// Forks it; the caller must have a single thread. A watchdog device is fed with every new deadline.
-    pub fn start(watchdog: Option<&Path>) -> Result<Warden> {
+    /// Forks it; the caller must have a single thread. A watchdog device is fed with every new deadline, and bites before a lease of
+    /// `ttl` ends.
+    pub fn start(watchdog: Option<&Path>, ttl: Duration) -> Result<Warden> {
         let (ours, theirs) = fd_extra::socketpair(libc::SOCK_SEQPACKET).context("cannot make a socket pair")?;
         let mut watchdog = match watchdog {
-            Some(path) => Some(File::options().write(true).open(path).at("open the watchdog", path)?),
+            Some(path) => Some(whet(path, ttl)?),
             None => None,
         };
         let child = clone::child(0, || {
@@ -112,6 +113,20 @@ impl Warden {
         let message = receive(self.socket.as_fd(), MESSAGE, 0).ok()??;
         serde_json::from_slice(&message.bytes).ok()
     }
+}
+
+/// Opens a watchdog, and has it bite at 0.85 of `ttl`.
+fn whet(path: &Path, ttl: Duration) -> Result<File> {
+    const SET_TIMEOUT: libc::c_ulong = 0xc004_5706;
+    let dog = File::options().write(true).open(path).at("open the watchdog", path)?;
+    let wanted = (ttl * 17 / 20).as_secs() as i32;
+    let mut seconds = wanted;
+    match ioctl_exchange(dog.as_fd(), SET_TIMEOUT, &mut seconds) {
+        Ok(_) if seconds <= wanted => {}
+        Ok(_) => eprintln!("stillframe: the watchdog {} bites after {seconds} s, not {wanted}: too late for leases of {ttl:?}", path.display()),
+        Err(e) => eprintln!("stillframe: the watchdog {} keeps the time that it has ({e}); it must be {wanted} s at most", path.display()),
+    }
+    Ok(dog)
 }
 
 /// A virtual node.

@@ -57,6 +57,12 @@ pub fn ioctl_set<T: Plain>(fd: BorrowedFd<'_>, request: libc::c_ulong, value: &T
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, value as *const T) }.into()).map(|n| n as i32)
 }
 
+/// An ioctl that reads a struct and answers in it.
+pub fn ioctl_exchange<T: Plain>(fd: BorrowedFd<'_>, request: libc::c_ulong, value: &mut T) -> io::Result<i32> {
+    // SAFETY: the request reads and writes a T, and `value` is live and ours alone.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, value as *mut T) }.into()).map(|n| n as i32)
+}
+
 /// A socket option of fixed size.
 pub fn sockopt<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();

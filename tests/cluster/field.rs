@@ -14,9 +14,9 @@ use stillframe::cluster::state::{etcd::Etcd, State};
 use stillframe::cluster::view::{Frame, Keys, Mirror, View};
 use tempfile::TempDir;
 
-use crate::checker::{self, Commit, Life};
-use crate::etcd::{Member, Place};
-use crate::ps;
+use super::checker::{self, Commit, Life};
+use super::etcd::{Member, Place};
+use super::ps;
 
 /// How long any step may take before it counts as hung.
 pub const BOUND: Duration = Duration::from_secs(60);
@@ -25,13 +25,47 @@ pub const NODES: [&str; 3] = ["a", "b", "c"];
 pub const ADDRESS: &str = "10.77.0.100";
 pub const PORT: u16 = 7000;
 
+/// The ticker on all servers, framed five times a second.
+pub const TICKER: &str = r#"
+[[service]]
+name = "tick"
+command = ["TICKER", "LOG", "7000"]
+nodes = ["a", "b", { node = "c", role = "backup" }]
+address = "10.77.0.100/24"
+every = "200ms"
+monitor = [{ tcp = 7000, every = "200ms", timeout = "2s", failures = 5 }]
+"#;
+
 /// Three agents and three members of etcd are enough for one machine at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// What a field is to be, besides its three servers.
+pub struct Plan<'a> {
+    /// `[[service]]` tables; the ticker's path stands for TICKER, its log for LOG, the field's directory for DIR.
+    pub services: &'a str,
+    /// More lines for every node, whose name stands for THISNODE.
+    pub node_lines: &'a str,
+    /// A `[timings]` table.
+    pub timings: &'a str,
+    /// etcd's heartbeat and election timeout, in milliseconds.
+    pub pace: (u32, u32),
+    /// Environment of the agents, as NAME=VALUE.
+    pub env: &'a [&'a str],
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Plan { services: "", node_lines: "", timings: "", pace: (50, 500), env: &[] }
+    }
+}
+
 pub struct Field {
     pub dir: TempDir,
     prefix: String,
+    timings: String,
+    pace: (u32, u32),
+    env: Vec<String>,
     members: Vec<Option<Member>>,
     agents: Vec<Option<Child>>,
     pub state: Arc<Etcd>,
@@ -69,7 +103,7 @@ pub fn now_ms() -> u64 {
 /// When a frame was safe on storage, by the boot-time clock: a watcher on a busy machine may hear of it much later.
 fn taken_ms(frame: &Frame) -> u64 {
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    now_ms() - wall.saturating_sub(frame.taken_ns) / 1_000_000
+    now_ms().saturating_sub(wall.saturating_sub(frame.taken_ns) / 1_000_000)
 }
 
 fn build_ticker(dir: &Path) -> PathBuf {
@@ -80,13 +114,18 @@ fn build_ticker(dir: &Path) -> PathBuf {
 }
 
 impl Field {
-    /// Servers, etcd and agents, with the services that `services` describes; the ticker's path stands for TICKER, its log for LOG.
+    /// Servers, etcd and agents, with the services that `services` describes.
     pub fn new(services: &str) -> Field {
-        Field::with(services, "")
+        Field::of(&Plan { services, ..Plan::default() })
     }
 
     /// The same with more lines for every node.
     pub fn with(services: &str, node_lines: &str) -> Field {
+        Field::of(&Plan { services, node_lines, ..Plan::default() })
+    }
+
+    /// Servers, etcd and agents by a plan.
+    pub fn of(plan: &Plan) -> Field {
         let alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let dir = tempfile::Builder::new().prefix("field-").tempdir().unwrap();
@@ -94,14 +133,15 @@ impl Field {
         let endpoints: Vec<String> = (1..=3).map(|n| format!("http://10.77.0.{n}:2379")).collect();
         let state = Arc::new(Etcd::new(&endpoints, Duration::from_secs(5)));
         let ticker = build_ticker(dir.path());
-        let mut field = Field { dir, prefix, members: Vec::new(), agents: Vec::new(), state, keys: Keys::of("t"), commits: Arc::default(), over: Arc::default(), ticker, _alone: alone };
+        let (timings, pace, env) = (plan.timings.to_owned(), plan.pace, plan.env.iter().map(|pair| pair.replace("DIR", &dir.path().display().to_string())).collect());
+        let mut field = Field { dir, prefix, timings, pace, env, members: Vec::new(), agents: Vec::new(), state, keys: Keys::of("t"), commits: Arc::default(), over: Arc::default(), ticker, _alone: alone };
         field.lay_out();
-        fs::write(field.config(), field.text(services, node_lines)).unwrap();
+        fs::write(field.config(), field.text(plan.services, plan.node_lines)).unwrap();
         field.members = (0..3).map(|at| Some(field.start_member(at, "new"))).collect();
         // The test itself looks from the switch.
         let switch = File::open(format!("/run/netns/{}sw", field.prefix)).unwrap();
         nix::sched::setns(&switch, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        crate::etcd::wait_ready(&field.state);
+        super::etcd::wait_ready(&field.state);
         field.follow();
         field.agents = (0..3).map(|_| None).collect();
         (0..3).for_each(|at| field.start_agent(at));
@@ -125,6 +165,11 @@ impl Field {
         }
     }
 
+    /// The network namespace of the switch, where clients and the test itself are.
+    pub fn switch(&self) -> String {
+        format!("{}sw", self.prefix)
+    }
+
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("cluster.toml")
     }
@@ -135,10 +180,10 @@ impl Field {
 
     pub fn text(&self, services: &str, node_lines: &str) -> String {
         let (dir, mut text) = (self.dir.path().display(), String::new());
-        text += &format!("cluster = \"t\"\nstore = \"etcd\"\nendpoints = [\"http://10.77.0.1:2379\", \"http://10.77.0.2:2379\", \"http://10.77.0.3:2379\"]\nframes = \"{dir}/frames\"\n");
+        text += &format!("cluster = \"t\"\nstore = \"etcd\"\nendpoints = [\"http://10.77.0.1:2379\", \"http://10.77.0.2:2379\", \"http://10.77.0.3:2379\"]\nframes = \"{dir}/frames\"\n{}\n", self.timings);
         text += &format!("[alerts]\ncommand = \"echo $STILLFRAME_ALERT $STILLFRAME_SERVICE >> {dir}/alerts\"\nnotify = \"echo $STILLFRAME_EVENT $STILLFRAME_NODE >> {dir}/members\"\nwebhook = \"http://10.77.0.254:9000/alerts\"\n");
         for (at, node) in NODES.iter().enumerate() {
-            text += &format!("[[node]]\nname = \"{node}\"\nbeats = \"10.77.0.{0}:7400\"\nrest = \"10.77.0.{0}:7480\"\ninterface = \"br0\"\n{node_lines}\n", at + 1);
+            text += &format!("[[node]]\nname = \"{node}\"\nbeats = \"10.77.0.{0}:7400\"\nrest = \"10.77.0.{0}:7480\"\ninterface = \"br0\"\n{1}\n", at + 1, node_lines.replace("THISNODE", node));
         }
         (text + services).replace("TICKER", &self.ticker.display().to_string()).replace("LOG", &self.log().display().to_string()).replace("DIR", &dir.to_string())
     }
@@ -150,7 +195,7 @@ impl Field {
     pub fn start_member(&self, at: usize, state: &str) -> Member {
         let (netns, ip) = self.place(at);
         let cluster: Vec<String> = (0..3).map(|n| format!("{}=http://10.77.0.{}:2380", NODES[n], n + 1)).collect();
-        Place { name: NODES[at], dir: self.dir.path(), netns: Some(&netns), ip: &ip, client: 2379, peer: 2380 }.start(&cluster.join(","), state, 50, 500)
+        Place { name: NODES[at], dir: self.dir.path(), netns: Some(&netns), ip: &ip, client: 2379, peer: 2380 }.start(&cluster.join(","), state, self.pace.0, self.pace.1)
     }
 
     pub fn start_agent(&mut self, at: usize) {
@@ -158,6 +203,7 @@ impl Field {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}{}", self.prefix, NODES[at])).arg(env!("CARGO_BIN_EXE_stillframe"));
         command.args(["agent", "--node", NODES[at], "--config"]).arg(self.config());
+        command.envs(self.env.iter().filter_map(|pair| pair.split_once('=')));
         self.agents[at] = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
@@ -199,10 +245,29 @@ impl Field {
         eventually(&format!("{service} runs on {node}"), || (self.running(service) == node).then_some(()));
     }
 
+    /// The ticker runs on its first server, has frames, and answers at its address.
+    pub fn ready(&self) {
+        self.runs_on("tick", "a");
+        self.frames(4);
+        eventually("an answer", || ask(Duration::from_secs(1)).ok());
+    }
+
+    /// Puts the services of a configuration into the cluster.
+    pub fn apply(&self, services: &str) -> String {
+        let file = self.dir.path().join("applied.toml");
+        fs::write(&file, self.text(services, "")).unwrap();
+        self.operated(&["apply", file.to_str().unwrap()])
+    }
+
     /// Waits for so many commits more.
     pub fn frames(&self, more: usize) {
         let before = self.commits.lock().unwrap().len();
         eventually("frames", || (self.commits.lock().unwrap().len() >= before + more).then_some(()));
+    }
+
+    /// Frames so far.
+    pub fn commits(&self) -> Vec<Commit> {
+        self.commits.lock().unwrap().clone()
     }
 
     pub fn ticks(&self) -> Vec<checker::Tick> {
@@ -281,10 +346,36 @@ impl Field {
         })
     }
 
+    /// Makes a member the leader.
+    pub fn lead(&self, at: usize) {
+        if self.leader() == at {
+            return;
+        }
+        let etcdctl = |args: &[&str]| {
+            let endpoints = "10.77.0.1:2379,10.77.0.2:2379,10.77.0.3:2379";
+            let out = Command::new("etcdctl").args(["--endpoints", endpoints]).args(args).env("ETCDCTL_API", "3").output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let members = etcdctl(&["member", "list"]);
+        let id = members.lines().find(|line| line.contains(&format!("10.77.0.{}:2379", at + 1))).and_then(|line| line.split(',').next()).expect("a member").to_owned();
+        // Only the leader itself can pass its duty on; asked in vain, it is asked again.
+        eventually("the leader moves", || {
+            etcdctl(&["move-leader", &id]);
+            (self.leader() == at).then_some(())
+        });
+    }
+
+    /// A node that was killed comes back: links, etcd's member, agent.
+    pub fn revive(&mut self, at: usize) {
+        self.link(at, true);
+        self.members[at] = Some(self.start_member(at, "existing"));
+        self.start_agent(at);
+    }
+
     /// Waits until every member that runs answers by itself.
     pub fn settle(&self) {
         for at in (0..3).filter(|at| self.members[*at].is_some()) {
-            crate::etcd::wait_ready(&Etcd::new(&[format!("http://10.77.0.{}:2379", at + 1)], Duration::from_secs(5)));
+            super::etcd::wait_ready(&Etcd::new(&[format!("http://10.77.0.{}:2379", at + 1)], Duration::from_secs(5)));
         }
     }
 
@@ -339,10 +430,20 @@ impl Drop for Field {
 
 /// Asks the service for its number.
 pub fn ask(timeout: Duration) -> std::io::Result<u64> {
+    ask_with(b"?", timeout)
+}
+
+/// The same with a word of its own.
+pub fn ask_with(word: &[u8], timeout: Duration) -> std::io::Result<u64> {
     let address: SocketAddr = format!("{ADDRESS}:{PORT}").parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"?")?;
+    answered(stream, word)
+}
+
+/// Asks over a connection that is there.
+pub fn answered(mut stream: TcpStream, word: &[u8]) -> std::io::Result<u64> {
+    stream.write_all(word)?;
     let mut answer = [0; 32];
     let length = stream.read(&mut answer)?;
     String::from_utf8_lossy(&answer[..length]).trim().parse().map_err(std::io::Error::other)

@@ -1,5 +1,6 @@
 /* A service that counts: every 10 ms it appends "BOOTTIME_MS PIDNS NUMBER" to a file, and it answers TCP connections with the
- * number. Whoever reads the file knows which instance ran when, and what each one remembered. */
+ * number. Whoever reads the file knows which instance ran when, and what each one remembered. Asked with a "w" it writes to
+ * 8 MiB of its memory first. "rN" adds record N, "l" tells how many records there are, or -1 if they are not 1, 2, 3 ... */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +12,30 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+static char memory[8 << 20];
+static long records[1 << 20], recorded;
+
+/* What is answered to a question, at this tick. */
+static long answer(const char *ask, long number)
+{
+    switch (ask[0]) {
+    case 'w':
+        memset(memory, (int)number, sizeof memory);
+        return number;
+    case 'r':
+        if (recorded < (long)(sizeof records / sizeof *records))
+            records[recorded++] = atol(ask + 1);
+        return recorded;
+    case 'l':
+        for (long i = 0; i < recorded; i++)
+            if (records[i] != i + 1)
+                return -1;
+        return recorded;
+    default:
+        return number;
+    }
+}
 
 static long long now_ms(void)
 {
@@ -49,12 +74,12 @@ int main(int argc, char **argv)
                     fds[count++] = (struct pollfd){ .fd = client, .events = POLLIN };
             }
             for (int i = 1; i < count; i++) {
-                char ask[256];
+                char ask[256] = "";
                 if (!fds[i].revents)
                     continue;
-                ssize_t got = read(fds[i].fd, ask, sizeof ask);
+                ssize_t got = read(fds[i].fd, ask, sizeof ask - 1);
                 if (got > 0) {
-                    length = snprintf(line, sizeof line, "%ld\n", number);
+                    length = snprintf(line, sizeof line, "%ld\n", answer(ask, number));
                     got = write(fds[i].fd, line, length);
                 }
                 if (got <= 0) {

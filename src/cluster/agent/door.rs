@@ -10,6 +10,7 @@ use serde_json::{json, Value};
 
 use super::groups;
 use super::hand::Hand;
+use crate::cluster::client::Endpoint;
 use crate::cluster::operate;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -89,8 +90,8 @@ fn answer(hand: &Arc<Hand>, method: &str, target: &str, body: &str) -> (&'static
         ("GET", ["owner", service]) => match view.services.get(*service) {
             Some(found) => {
                 let spec = found.spec.as_ref();
-                let address = spec.and_then(|spec| spec.address).map(|address| address.ip.to_string());
-                json(OK, json!({ "owner": found.owner.as_ref().map(|owner| &owner.node), "address": address, "second": spec.and_then(|spec| spec.second.as_ref()) }))
+                let (owner, address) = (found.owner.as_ref().map(|owner| owner.node.clone()), spec.and_then(|spec| spec.address).map(|address| address.ip));
+                json(OK, json!(Endpoint { owner, address, second: spec.and_then(|spec| spec.second.clone()) }))
             }
             None => json("404 Not Found", json!({ "error": "no such service" })),
         },

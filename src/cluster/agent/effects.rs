@@ -1,19 +1,21 @@
 //! Carrying out decisions: each in a thread of its own, one at a time for each service.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use nix::sys::signal::{kill, Signal};
+use nix::sys::signal::{kill, killpg, Signal};
 
 use super::frames;
 use super::hand::{json, Hand, Running};
 use super::monitor;
 use super::tell;
 use crate::checkpoint::Then;
+use crate::cluster::client::Endpoint;
 use crate::cluster::config::{Meanwhile, Service as Spec};
 use crate::cluster::decide::Action;
 use crate::cluster::operate;
@@ -45,6 +47,7 @@ pub struct Job<'a> {
 /// How long the parts of a start may take.
 const WIRING: Duration = Duration::from_secs(20);
 const RESTORING: Duration = Duration::from_secs(600);
+const WARM_UP: Duration = Duration::from_secs(60);
 
 impl Job<'_> {
     /// Carries it out.
@@ -90,7 +93,7 @@ impl Job<'_> {
         let (owner, me) = (self.hand.keys.at("owner", service), self.hand.node.name.clone());
         let before = self.last(service);
         let (moved, named) = (!before.node.is_empty() && before.node != me, before.next.as_ref() == Some(&me));
-        let mut last = Last { node: me.clone(), released: false, next: None, avoid: before.avoid };
+        let mut last = Last { node: me.clone(), released: false, next: None, avoid: before.avoid, back: before.back.filter(|_| named) };
         if named {
             last.avoid.remove(&me);
         }
@@ -108,6 +111,9 @@ impl Job<'_> {
         match self.start(service, token) {
             Ok(id) => Outcome::Runs(id),
             Err(e) => {
+                if self.last(service).back.is_some() {
+                    tell::history(self.hand, service, "switchover abandoned", &e.to_string());
+                }
                 // A moment between attempts, longer each time.
                 std::thread::sleep(Duration::from_millis(100) * failures);
                 let _ = self.hand.end(service);
@@ -129,10 +135,10 @@ impl Job<'_> {
         if tries.is_empty() {
             tries.push(None);
         }
-        let mut why = None;
+        let (mut why, limit) = (None, self.limit(spec));
         for path in tries {
-            match self.make(spec, token, path.clone()) {
-                Ok(running) => return self.serve(spec, running, path.is_some()),
+            match self.make(spec, token, path.clone(), limit) {
+                Ok((running, took)) => return self.serve(spec, running, path.is_some(), &took, limit),
                 // An older frame may be whole.
                 Err(e) if e.kind() == Kind::Corrupt => {
                     tell::alert(self.hand, "damaged-frame", service, &e.to_string());
@@ -145,25 +151,39 @@ impl Job<'_> {
         Err(why.unwrap_or_else(|| Error::corrupt(format!("no frame of {service} is whole"))))
     }
 
-    fn make(&self, spec: &Spec, token: Revision, frame: Option<PathBuf>) -> Result<Running> {
+    /// When a planned move is given up.
+    fn limit(&self, spec: &Spec) -> Option<Instant> {
+        self.last(&spec.name).back.map(|_| Instant::now() + spec.switchover_limit.0)
+    }
+
+    /// The running instance, and how long its parts took.
+    fn make(&self, spec: &Spec, token: Revision, frame: Option<PathBuf>, limit: Option<Instant>) -> Result<(Running, String)> {
         let (id, replies) = self.hand.expect();
-        let mut running = Running { id, token, pid: 0, init: 0, taking: Arc::default(), over: Arc::new(AtomicBool::new(false)) };
+        let mut running = Running { id, token, pid: 0, init: 0, series: Arc::default(), over: Arc::new(AtomicBool::new(false)) };
         self.hand.note(&spec.name, running.clone());
+        let begun = Instant::now();
         self.hand.warden.order(&Order::Make(Box::new(self.vnode(spec, id)?)));
         let made = (|| {
-            heard(&replies, WIRING, |reply| matches!(reply, Reply::Wired { .. }).then_some(()))?;
+            heard(&replies, within(limit, WIRING), |reply| matches!(reply, Reply::Wired { .. }).then_some(()))?;
             self.hand.warden.order(&Order::Tend(id));
-            if let Some(mount) = &spec.mount {
-                hook(mount, &spec.name, "mount")?;
+            if spec.address.is_some() {
+                self.hand.say(&spec.name, "its address is announced");
             }
+            let wired = begun.elapsed();
+            if let Some(mount) = &spec.mount {
+                hook(&self.hand.node.name, mount, &spec.name, "mount", limit)?;
+            }
+            let mounted = begun.elapsed();
             self.hand.warden.order(&Order::Go(id, frame));
-            heard(&replies, RESTORING, |reply| match reply {
+            let (pid, init, notes) = heard(&replies, within(limit, RESTORING), |reply| match reply {
                 Reply::Runs { pid, init, notes, .. } => Some((*pid, *init, notes.clone())),
                 _ => None,
-            })
+            })?;
+            let took = format!("address {} ms, mount {} ms, program {} ms", wired.as_millis(), (mounted - wired).as_millis(), (begun.elapsed() - mounted).as_millis());
+            Ok((pid, init, notes, took))
         })();
         self.hand.unexpect(id);
-        let (pid, init, notes) = made?;
+        let (pid, init, notes, took) = made?;
         notes.iter().for_each(|note| self.hand.say(&spec.name, note));
         (running.pid, running.init) = (pid, init);
         // It may have ended in between: then nobody may take it for alive.
@@ -171,7 +191,7 @@ impl Job<'_> {
             Some(current) if current.id == id => self.hand.note(&spec.name, running.clone()),
             _ => return Err(Error::new(Kind::TargetGone, "it ended as soon as it ran")),
         }
-        Ok(running)
+        Ok((running, took))
     }
 
     fn vnode(&self, spec: &Spec, id: u64) -> Result<vnode::Spec> {
@@ -192,19 +212,29 @@ impl Job<'_> {
             wire,
             cgroup: format!("stillframe.{}.{}.{}", hand.config.cluster, hand.node.name, spec.name),
             memory_max: spec.memory_max,
+            lazy: spec.lazy,
         })
     }
 
     /// It runs: probes, frames, and the word that it does.
-    fn serve(&self, spec: &Spec, running: Running, resumed: bool) -> Result<u64> {
-        monitor::await_healthy(self.hand, spec, &running)?;
+    fn serve(&self, spec: &Spec, running: Running, resumed: bool, took: &str, limit: Option<Instant>) -> Result<u64> {
+        let begun = Instant::now();
+        monitor::await_healthy(self.hand, spec, &running, within(limit, WARM_UP))?;
+        let probes = begun.elapsed();
         let how = if resumed { "resumed" } else { "started" };
-        if !self.hand.commit(&[self.hand.owned(&spec.name, running.token)], &[self.phase(&spec.name, State::Running, how)])? {
+        let endpoint = Endpoint { owner: Some(self.hand.node.name.clone()), address: spec.address.map(|address| address.ip), second: spec.second.clone() };
+        let mut changes = vec![self.phase(&spec.name, State::Running, how), Change::put(self.hand.keys.at("endpoint", &spec.name), json(&endpoint))];
+        let last = self.last(&spec.name);
+        if last.back.is_some() {
+            // The move is done: what fails from now on is no part of it.
+            changes.push(self.put_last(&spec.name, &Last { back: None, ..last }));
+        }
+        if !self.hand.commit(&[self.hand.owned(&spec.name, running.token)], &changes)? {
             return Err(lost(&spec.name));
         }
         monitor::start(self.hand, spec, &running);
         frames::start(self.hand, spec, &running);
-        tell::history(self.hand, &spec.name, how, "");
+        tell::history(self.hand, &spec.name, how, &format!("{took}, probes {} ms", probes.as_millis()));
         Ok(running.id)
     }
 
@@ -212,7 +242,7 @@ impl Job<'_> {
     fn end(&self, service: &str) -> Result<()> {
         self.hand.end(service)?;
         match self.spec(service).ok().and_then(|spec| spec.unmount.as_ref()) {
-            Some(unmount) => hook(unmount, service, "unmount"),
+            Some(unmount) => hook(&self.hand.node.name, unmount, service, "unmount", None),
             None => Ok(()),
         }
     }
@@ -225,7 +255,7 @@ impl Job<'_> {
 
     /// Deletes the owner's key and says who may come next, in one transaction.
     fn release(&self, service: &str, token: Revision, last: Last, more: Vec<Change>) -> Result<bool> {
-        let mut changes = vec![Change::Delete(self.hand.keys.at("owner", service)), self.put_last(service, &last), Change::Delete(self.hand.keys.at("request", service))];
+        let mut changes = vec![Change::Delete(self.hand.keys.at("owner", service)), self.put_last(service, &last), Change::Delete(self.hand.keys.at("request", service)), Change::Delete(self.hand.keys.at("endpoint", service))];
         changes.extend(more);
         self.hand.commit(&[self.hand.owned(service, token)], &changes)
     }
@@ -235,7 +265,7 @@ impl Job<'_> {
         let me = self.hand.node.name.clone();
         let mut avoid = self.last(service).avoid;
         avoid.insert(me.clone());
-        self.release(service, token, Last { node: me, released: true, next: None, avoid }, vec![self.phase(service, State::Failed, why)])?;
+        self.release(service, token, Last { node: me, released: true, avoid, ..Last::default() }, vec![self.phase(service, State::Failed, why)])?;
         tell::alert(self.hand, "failed", service, &format!("{service} failed here for good: {why}"));
         Ok(Outcome::Gone)
     }
@@ -252,7 +282,8 @@ impl Job<'_> {
             return back;
         }
         let ended = self.end(service);
-        let last = Last { node: self.hand.node.name.clone(), released: true, next: Some(to.to_owned()), avoid: self.last(service).avoid };
+        let me = self.hand.node.name.clone();
+        let last = Last { node: me.clone(), released: true, next: Some(to.to_owned()), avoid: self.last(service).avoid, back: frame.then_some(me) };
         match ended.and_then(|()| self.release(service, token, last, Vec::new())) {
             Ok(_) => {
                 tell::history(self.hand, service, if frame { "handed over" } else { "moved" }, &format!("to {to}, {} ms here", crate::cluster::now_ms() - begun));
@@ -267,8 +298,8 @@ impl Job<'_> {
         if !self.hand.commit(&[self.hand.owned(service, token)], &[self.phase(service, State::HandingOver, "")])? {
             return Err(lost(service));
         }
-        let _taking = running.taking.lock().unwrap_or_else(|e| e.into_inner());
-        let taken = frames::take(self.hand, self.spec(service)?, running, Then::Stop);
+        let mut series = running.series.lock().unwrap_or_else(|e| e.into_inner());
+        let taken = frames::take(self.hand, self.spec(service)?, running, &mut series, Then::Stop);
         match taken {
             // Its probes and frames end with it.
             Ok(()) => running.over.store(true, Ordering::Relaxed),
@@ -297,7 +328,10 @@ impl Job<'_> {
     }
 
     fn prefetch(&self, service: &str) -> Result<Outcome> {
-        for path in frames::paths(self.hand, service, self.service(service)?.frame.as_ref())?.into_iter().take(1) {
+        let paths = frames::paths(self.hand, service, self.service(service)?.frame.as_ref())?;
+        // The newest one builds upon others beside it.
+        let beside = paths.first().and_then(|newest| newest.parent().map(Path::to_owned));
+        for path in paths.into_iter().filter(|path| path.parent() == beside.as_deref()) {
             let mut file = std::fs::File::open(&path).at("open", &path)?;
             std::io::copy(&mut file, &mut std::io::sink()).at("read", &path)?;
         }
@@ -311,7 +345,7 @@ impl Job<'_> {
         let command = self.hand.config.nodes.iter().find(|other| other.name == node).and_then(|other| other.fence.clone());
         let Some(command) = command else { return Ok(Outcome::Nothing) };
         tell::history(self.hand, "", "fencing", node);
-        if let Err(e) = hook(&command, node, "fence") {
+        if let Err(e) = hook(&self.hand.node.name, &command, node, "fence", None) {
             tell::alert(self.hand, "fence-failed", "", &format!("node {node} could not be shut off: {e}"));
             std::thread::sleep(Duration::from_secs(2));
             return Ok(Outcome::Nothing);
@@ -325,7 +359,7 @@ impl Job<'_> {
     fn reset(&self, service: &str, why: &str) -> Result<Outcome> {
         tell::alert(self.hand, "reset", service, &format!("{service} is critical and failed for good ({why}): this node is reset"));
         if let Some(reset) = &self.hand.node.reset {
-            hook(reset, service, "reset")?;
+            hook(&self.hand.node.name, reset, service, "reset", None)?;
         }
         // Neither the command nor the lack of one may leave it with us.
         let token = self.service(service)?.owner.as_ref().map_or(0, |owner| owner.token);
@@ -352,8 +386,8 @@ impl Job<'_> {
     fn frame(&self, service: &str, token: Revision) -> Result<Outcome> {
         let taken = match self.hand.running(service) {
             Some(running) if running.token == token => {
-                let _taking = running.taking.lock().unwrap_or_else(|e| e.into_inner());
-                frames::take(self.hand, self.spec(service)?, &running, Then::Run)
+                let mut series = running.series.lock().unwrap_or_else(|e| e.into_inner());
+                frames::take(self.hand, self.spec(service)?, &running, &mut series, Then::Run)
             }
             _ => Err(Error::new(Kind::TargetGone, "it is not running")),
         };
@@ -384,10 +418,30 @@ fn heard<T>(replies: &Receiver<Reply>, patience: Duration, wanted: impl Fn(&Repl
     }
 }
 
-/// Runs an operator's command.
-fn hook(command: &str, what: &str, event: &str) -> Result<()> {
-    let status = Command::new("sh").args(["-c", command]).stdin(std::process::Stdio::null()).env("STILLFRAME_EVENT", event).env("STILLFRAME_ABOUT", what).status();
-    let status = status.context(format_args!("cannot start a shell for the {event} command"))?;
+/// What is left until `limit`, `usual` at most.
+fn within(limit: Option<Instant>, usual: Duration) -> Duration {
+    limit.map_or(usual, |limit| limit.saturating_duration_since(Instant::now()).min(usual))
+}
+
+/// Runs an operator's command on `node`; at `limit` it is ended, with all that it has started.
+fn hook(node: &str, command: &str, what: &str, event: &str, limit: Option<Instant>) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).process_group(0);
+    shell.envs([("STILLFRAME_EVENT", event), ("STILLFRAME_ABOUT", what), ("STILLFRAME_NODE", node)]);
+    let mut child = shell.spawn().context(format_args!("cannot start a shell for the {event} command"))?;
+    let status = loop {
+        let ended = if limit.is_some() { child.try_wait() } else { child.wait().map(Some) };
+        match ended.context(format_args!("cannot wait for the {event} command"))? {
+            Some(status) => break status,
+            None if limit.is_some_and(|limit| Instant::now() > limit) => {
+                // It may have ended just now.
+                let _ = killpg(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+                let _ = child.wait();
+                return Err(Error::new(Kind::Busy, format!("the {event} command {command:?} takes longer than the switchover_limit of {what}")));
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
     if status.success() {
         return Ok(());
     }

@@ -1,6 +1,5 @@
 //! Frames of a running service: taken on schedule, and committed only as long as the service is ours.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,28 +8,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hand::{json, Hand, Running};
-use super::News;
-use crate::checkpoint::{checkpoint, Options, Report, Then};
+use super::{tell, News};
+use crate::checkpoint::{Options, Report, Session, Then};
 use crate::cluster::config::Service as Spec;
 use crate::cluster::state::{Change, Revision};
 use crate::cluster::view::Frame;
 use crate::error::{Error, Result};
-use crate::proc::{self, Pid};
+use crate::proc::{self, maps, Pid};
 use crate::resource::fd::CaptureOptions;
-use crate::store::{DirStore, FrameRef, Store};
+use crate::store::{DirStore, Store};
+use crate::sys::pagemap::{self, category, Query};
 
-/// How a frame of a process tree is taken.
-pub trait Framer: Send + Sync {
-    /// Takes one into `store`; returns when it is on stable storage.
-    fn frame(&self, pid: Pid, store: &DirStore, options: &Options) -> Result<Report>;
+/// The frames of one instance. The watch over its memory stays from one to the next, so that most hold only what was written since.
+#[derive(Debug, Default)]
+pub struct Series {
+    session: Option<Session>,
+    since_full: u32,
 }
 
-/// Every frame stands for itself.
-pub struct Whole;
-
-impl Framer for Whole {
-    fn frame(&self, pid: Pid, store: &DirStore, options: &Options) -> Result<Report> {
-        checkpoint(pid, store, options)
+impl Series {
+    fn frame(&mut self, pid: Pid, store: &DirStore, options: Options, full_every: u32) -> Result<Report> {
+        let then = options.then;
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(Session::new(pid, options)?),
+        };
+        session.then(then);
+        let report = session.frame(store, self.since_full > 0 && self.since_full < full_every)?;
+        self.since_full = if report.parent.is_some() { self.since_full + 1 } else { 1 };
+        Ok(report)
     }
 }
 
@@ -57,8 +63,8 @@ pub fn paths(hand: &Hand, service: &str, committed: Option<&Frame>) -> Result<Ve
     Ok(found.into_iter().rev().map(|(_, _, path)| path).collect())
 }
 
-/// Takes a frame and commits it; the caller holds `taking`.
-pub fn take(hand: &Hand, spec: &Spec, running: &Running, then: Then) -> Result<()> {
+/// Takes a frame and commits it.
+pub fn take(hand: &Hand, spec: &Spec, running: &Running, series: &mut Series, then: Then) -> Result<()> {
     let store = DirStore::new(hand.frames());
     let clients = clients(spec, running.pid);
     let options = Options {
@@ -67,7 +73,7 @@ pub fn take(hand: &Hand, spec: &Spec, running: &Running, then: Then) -> Result<(
         descriptors: CaptureOptions { tcp_close: true, ..CaptureOptions::default() },
         ..Options::default()
     };
-    let report = hand.framer.frame(running.pid, &store, &options)?;
+    let report = series.frame(running.pid, &store, options, spec.full_every)?;
     let frame = Frame { token: running.token, seq: report.frame.seq(), taken_ns: now_ns(), node: hand.node.name.clone(), features: hand.features.clone(), clients };
     let change = Change::put(hand.keys.at("frame", &spec.name), json(&frame));
     if !hand.commit(&[hand.owned(&spec.name, running.token)], &[change])? {
@@ -86,50 +92,78 @@ fn now_ns() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }
 
-/// Keeps the newest frames of the service, whoever took them.
+/// Keeps the newest frames of the service and what they build upon, whoever took them.
 fn sweep(store: &DirStore, spec: &Spec, token: Revision) {
-    let mut own: Vec<(Revision, FrameRef)> = Vec::new();
-    for frame in store.list(None).unwrap_or_default() {
-        let of = frame.name().rsplit_once('.').filter(|(name, _)| *name == spec.name).and_then(|(_, token)| token.parse().ok());
+    let own = name(&spec.name, token);
+    // What cannot be removed now is tried again after the next frame.
+    let _ = store.retain(&own, spec.keep as usize);
+    let enough = store.list(Some(&own)).is_ok_and(|frames| frames.len() >= spec.keep as usize);
+    for frame in store.list(None).unwrap_or_default().iter().filter(|_| enough).rev() {
+        let of = frame.name().rsplit_once('.').filter(|(name, _)| *name == spec.name).and_then(|(_, token)| token.parse::<Revision>().ok());
         // A higher token is somebody else's business.
-        own.extend(of.filter(|&of: &Revision| of <= token).map(|of| (of, frame)));
-    }
-    own.sort();
-    let surplus = own.len().saturating_sub(spec.keep as usize);
-    let kept: BTreeSet<Revision> = own[surplus..].iter().map(|(of, _)| *of).collect();
-    for (of, frame) in &own[..surplus] {
-        // What cannot be removed now is tried again after the next frame.
-        let _ = store.remove(frame);
-        if !kept.contains(of) && *of < token {
-            let _ = fs::remove_dir_all(store.root().join(frame.name()));
+        if of.is_some_and(|of| of < token) {
+            let _ = store.remove(frame);
+            // Only the last one leaves an empty directory behind.
+            let _ = store.list(Some(frame.name())).is_ok_and(|left| left.is_empty()).then(|| fs::remove_dir_all(store.root().join(frame.name())));
         }
     }
 }
 
+/// How often it is looked how much was written.
+const LOOK: Duration = Duration::from_millis(50);
+/// So many failures in a row are worth an alert.
+const ALARMING: u32 = 3;
+
 /// Takes frames of an instance on schedule, the first one at once.
 pub fn start(hand: &Arc<Hand>, spec: &Spec, running: &Running) {
-    let Some(every) = spec.every else { return };
+    if spec.every.is_none() && spec.every_written.is_none() {
+        return;
+    }
     let (hand, spec, running) = (hand.clone(), spec.clone(), running.clone());
     std::thread::spawn(move || {
-        let mut said = String::new();
+        let mut failures = 0;
         while !running.over.load(Ordering::Relaxed) {
             let begun = Instant::now();
             let taken = {
-                let _taking = running.taking.lock().unwrap_or_else(|e| e.into_inner());
-                if running.over.load(Ordering::Relaxed) { Ok(()) } else { take(&hand, &spec, &running, Then::Run) }
+                let mut series = running.series.lock().unwrap_or_else(|e| e.into_inner());
+                if running.over.load(Ordering::Relaxed) { Ok(()) } else { take(&hand, &spec, &running, &mut series, Then::Run) }
             };
-            if let Err(e) = taken.map_err(|e| e.to_string()) {
-                if e != said && !running.over.load(Ordering::Relaxed) {
-                    hand.say(&spec.name, &format!("no frame this time: {e}"));
-                    said = e;
-                }
+            failures = if taken.is_ok() { 0 } else { failures + 1 };
+            match taken {
+                Err(e) if running.over.load(Ordering::Relaxed) => drop(e),
+                Err(e) if failures == ALARMING => tell::alert(&hand, "no-frames", &spec.name, &format!("{ALARMING} frames of {} failed in a row: {e}", spec.name)),
+                Err(e) if failures < ALARMING => hand.say(&spec.name, &format!("no frame this time: {e}")),
+                _ => {}
             }
-            let due = begun + every.0;
-            while !running.over.load(Ordering::Relaxed) && Instant::now() < due {
-                std::thread::sleep((due - Instant::now().min(due)).min(Duration::from_millis(50)));
-            }
+            pause(&spec, &running, begun);
         }
     });
+}
+
+/// Until the next frame is due: by the time since the last one was begun, or by what was written since.
+fn pause(spec: &Spec, running: &Running, begun: Instant) {
+    // Where a frame by size alone failed, it is not tried again at once.
+    let least = Instant::now() + LOOK;
+    while !running.over.load(Ordering::Relaxed) {
+        let left = spec.every.map(|every| (begun + every.0).saturating_duration_since(Instant::now()));
+        let much = || spec.every_written.is_some_and(|most| written(running.pid) >= most.0) && Instant::now() >= least;
+        if left.is_some_and(|left| left.is_zero()) || much() {
+            return;
+        }
+        std::thread::sleep(left.unwrap_or(LOOK).min(LOOK));
+    }
+}
+
+/// Bytes of private memory that a tree has written since its last frame, as far as its pages are watched.
+fn written(root: Pid) -> u64 {
+    const QUERY: Query = Query { all_of: category::WRITTEN, none_of: category::FILE, any_of: category::PRESENT | category::SWAPPED, report: category::WRITTEN, protect: false, registered: true };
+    let of_process = |pid: Pid| {
+        let (Ok(pagemap), Ok(mappings)) = (fs::File::open(proc::path(pid, "pagemap")), maps::read(&proc::path(pid, "maps"))) else { return 0 };
+        // What is not watched tells nothing.
+        let found = mappings.iter().filter(|vma| !vma.shared).filter_map(|vma| pagemap::find(&pagemap, vma.start, vma.end, QUERY).ok());
+        found.flatten().map(|region| region.end - region.start).sum::<u64>()
+    };
+    tree(root).into_iter().map(of_process).sum()
 }
 
 /// A process and all its descendants.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, Receiver, Sender};
 use serde::Serialize;
 
-use super::frames::{Framer, Whole};
+use super::frames::Series;
 use super::{watch, News};
 use crate::cluster::config::{Config, Node, Service};
 use crate::cluster::net::Mac;
@@ -33,8 +33,8 @@ pub struct Running {
     pub pid: Pid,
     /// The init above it.
     pub init: Pid,
-    /// Held while a frame is taken.
-    pub taking: Arc<Mutex<()>>,
+    /// Its frames so far; held while one is taken.
+    pub series: Arc<Mutex<Series>>,
     /// Set when its probes and frames are to end.
     pub over: Arc<AtomicBool>,
 }
@@ -76,8 +76,6 @@ pub struct Hand {
     pub view: Mutex<View>,
     /// Tokens of what runs here, for the beats.
     pub holds: Mutex<BTreeSet<Revision>>,
-    /// How frames are taken.
-    pub framer: Box<dyn Framer>,
     /// Figures.
     pub counts: Counts,
     /// Features of this processor.
@@ -110,7 +108,6 @@ impl Hand {
             floor: AtomicI64::new(0),
             view: Mutex::default(),
             holds: Mutex::default(),
-            framer: Box::new(Whole),
             counts: Counts::default(),
             features: Host::here()?.cpu_features,
             running: Mutex::default(),

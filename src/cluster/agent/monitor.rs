@@ -17,9 +17,6 @@ use crate::cluster::config::{Monitor, Service as Spec};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proc;
 
-/// How long a service may take until its probes pass for the first time.
-const WARM_UP: Duration = Duration::from_secs(60);
-
 /// Why a probe failed, and whether there is any sense in asking again.
 struct Failure {
     why: String,
@@ -37,12 +34,12 @@ fn enter(running: &Running) -> Result<()> {
     setns(file.as_fd(), CloneFlags::CLONE_NEWNET).at("enter", &path)
 }
 
-/// Waits until every probe has passed once.
-pub fn await_healthy(hand: &Hand, spec: &Spec, running: &Running) -> Result<()> {
+/// Waits until every probe has passed once, `patience` at most.
+pub fn await_healthy(hand: &Hand, spec: &Spec, running: &Running, patience: Duration) -> Result<()> {
     if spec.monitor.is_empty() {
         return Ok(());
     }
-    let end = Instant::now() + WARM_UP;
+    let end = Instant::now() + patience;
     let waited = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             enter(running)?;

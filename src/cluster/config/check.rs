@@ -52,7 +52,7 @@ impl Config {
             services: raw.service.iter().map(|service| service.get_ref().clone()).collect(),
         };
         whole(&raw, &config, &lines)?;
-        raw.node.iter().enumerate().try_for_each(|(at, node)| check_node(node, &raw.node[..at], &lines))?;
+        raw.node.iter().enumerate().try_for_each(|(at, node)| check_node(node, &raw.node[..at], &config, &lines))?;
         raw.service.iter().enumerate().try_for_each(|(at, service)| check_service(service, &raw.service[..at], &config, &lines))?;
         Ok(config)
     }
@@ -95,7 +95,7 @@ fn whole(raw: &Raw, config: &Config, lines: &Lines<'_>) -> Result<(), Flaw> {
     })
 }
 
-fn check_node(node: &Spanned<Node>, before: &[Spanned<Node>], lines: &Lines<'_>) -> Result<(), Flaw> {
+fn check_node(node: &Spanned<Node>, before: &[Spanned<Node>], config: &Config, lines: &Lines<'_>) -> Result<(), Flaw> {
     let flaw = |field: &str, what: &str| Err(lines.flaw(node.span(), field, what));
     let own = node.get_ref();
     if !is_name(&own.name) {
@@ -106,6 +106,9 @@ fn check_node(node: &Spanned<Node>, before: &[Spanned<Node>], lines: &Lines<'_>)
     }
     if before.iter().any(|other| other.get_ref().beats == own.beats) {
         return flaw("beats", &format!("two nodes have {}", own.beats));
+    }
+    if own.watchdog.is_some() && config.timings.ttl.as_ms() < 2000 {
+        return flaw("watchdog", "counts whole seconds and must bite before a lease ends: ttl must be 2s at least");
     }
     Ok(())
 }
@@ -148,6 +151,12 @@ fn check_service(service: &Spanned<Service>, before: &[Spanned<Service>], config
     }
     if own.every.is_some_and(|every| every.as_ms() < 10) {
         return flaw("every", "must be 10ms at least");
+    }
+    if own.full_every == 0 {
+        return flaw("full_every", "must be 1 at least");
+    }
+    if own.every_written.is_some_and(|size| size.0 == 0) {
+        return flaw("every_written", "must not be zero");
     }
     match own.monitor.iter().find_map(unclear) {
         Some(what) => flaw("monitor", what),
@@ -236,6 +245,16 @@ monitor = [{ tcp = 6379 }]
         refused("tcp = 6379", "tcp = 6379, script = \"true\"", 25, "monitor: needs exactly one");
         refused("every = \"500ms\"", "every = \"1ms\"", 24, "every:");
         refused("[\"redis-server\"]", "[]", 21, "command:");
+        refused("every = \"500ms\"", "every_written = \"1MB\"", 24, "\"1MB\" is no amount of memory");
+        refused("every = \"500ms\"", "every_written = \"0MiB\"", 24, "every_written: must not be zero");
+        refused("every = \"500ms\"", "full_every = 0", 24, "full_every:");
+    }
+
+    #[test]
+    fn a_watchdog_bites_before_a_lease_ends() {
+        let fast = GOOD.replace("ttl = \"3s\"", "ttl = \"1s\"\nelection = \"200ms\"\nrenew = \"150ms\"");
+        let flaw = Config::parse(&fast.replacen("interface", "watchdog = \"/dev/watchdog\"\ninterface", 1)).unwrap_err();
+        assert!(flaw.line == 14 && flaw.what.contains("ttl must be 2s"), "{flaw:?}");
     }
 
     #[test]

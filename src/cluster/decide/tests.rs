@@ -201,6 +201,8 @@ fn an_owner_starts_restarts_and_gives_up() {
     failed(2).with(|s| s.view.nodes.retain(|name, _| name == "a")).expect("a", &["protected false", "down"]);
     failed(2).with(|s| s.spec().allow_failover = false).expect("a", &["protected false", "down"]);
     failed(0).with(|s| s.view.paused = true).expect("a", &[]);
+    failed(0).with(|s| s.last().back = Some("c".to_owned())).expect("a", &["to c false"]);
+    failed(0).with(|s| s.last().back = Some("c".to_owned())).with(|s| s.view.drained.insert("c".to_owned())).expect("a", &["start 1"]);
     let down = |s: &mut Scene| {
         s.view.nodes.retain(|name, _| name == "a");
         s.service().protected = Some(false);

@@ -2,17 +2,24 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{recv, MsgFlags};
 
 use super::{arp_socket, sockaddr, sockaddr_ll, Mac};
-use crate::sys::fd::{receive, send, socket};
+use crate::sys::fd::{send, socket};
+use crate::sys::fd_extra::set_option;
 
 const BROADCAST: Mac = [0xff; 6];
+/// The type of a neighbour advertisement in ICMPv6.
+const ADVERTISEMENT: u8 = 136;
 
 /// Tells neighbours on an interface that an address is at its hardware address, and listens for others who say the same.
 #[derive(Debug)]
 pub struct Crier {
     socket: OwnedFd,
+    /// Hears neighbours, where the one above does not.
+    ears: Option<OwnedFd>,
     index: i32,
     mac: Mac,
     ip: IpAddr,
@@ -21,12 +28,13 @@ pub struct Crier {
 impl Crier {
     /// For interface `index` in the namespace of this thread.
     pub fn open(index: i32, mac: Mac, ip: IpAddr) -> io::Result<Crier> {
-        Ok(Crier { socket: arp_socket(index)?, index, mac, ip })
+        let ears = ip.is_ipv6().then(advertisements).transpose()?;
+        Ok(Crier { socket: arp_socket(index)?, ears, index, mac, ip })
     }
 
     /// Readable when a neighbour has said something.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.ears.as_ref().unwrap_or(&self.socket).as_fd()
     }
 
     /// Says it once: gratuitous ARP as request and as reply, or an unsolicited neighbour advertisement.
@@ -43,18 +51,34 @@ impl Crier {
 
     /// The hardware address of somebody else who claims the address, if one has spoken.
     pub fn foreign(&self) -> Option<Mac> {
-        let mut foreign = None;
-        while let Ok(Some(message)) = receive(self.socket.as_fd(), 128, libc::MSG_DONTWAIT) {
-            foreign = claims(&message.bytes, self.ip).filter(|mac| *mac != self.mac).or(foreign);
+        let (mut foreign, mut frame) = (None, [0; 128]);
+        // Not by recvmsg with flags of ours: these sockets refuse some.
+        while let Ok(length) = recv(self.fd().as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) {
+            foreign = claims(&frame[..length], self.ip).filter(|mac| *mac != self.mac).or(foreign);
         }
         foreign
     }
 }
 
-/// Who claims `ip` in an ARP frame.
+/// A socket that hears neighbour advertisements, and nothing else of ICMPv6.
+fn advertisements() -> io::Result<OwnedFd> {
+    const FILTER: i32 = 1;
+    let fd = socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
+    let mut blocked = [0xffff_ffff_u32; 8];
+    blocked[usize::from(ADVERTISEMENT) / 32] &= !(1 << (ADVERTISEMENT % 32));
+    let blocked: Vec<u8> = blocked.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    set_option(fd.as_fd(), libc::IPPROTO_ICMPV6, FILTER, &blocked)?;
+    Ok(fd)
+}
+
+/// Who claims `ip` in an ARP frame or in a neighbour advertisement.
 fn claims(frame: &[u8], ip: IpAddr) -> Option<Mac> {
-    let (IpAddr::V4(ip), Some(mac)) = (ip, frame.get(22..28)) else { return None };
-    (frame.get(28..32)? == ip.octets()).then(|| [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
+    let (claimed, mac) = match ip {
+        IpAddr::V4(ip) => (frame.get(28..32)? == ip.octets(), frame.get(22..28)?),
+        // Its first option is the hardware address.
+        IpAddr::V6(ip) => (frame.first() == Some(&ADVERTISEMENT) && frame.get(8..24)? == ip.octets() && frame.get(24..26)? == [2, 1], frame.get(26..32)?),
+    };
+    claimed.then(|| [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
 }
 
 fn ethernet(to: Mac, from: Mac, protocol: i32) -> Vec<u8> {
@@ -70,7 +94,7 @@ fn announcement(mac: Mac, ip: Ipv4Addr, operation: u16) -> Vec<u8> {
 fn advertisement(mac: Mac, ip: Ipv6Addr) -> Vec<u8> {
     let all_nodes: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     const OVERRIDE: u8 = 0x20;
-    let mut icmp = [&[136, 0, 0, 0, OVERRIDE, 0, 0, 0][..], &ip.octets(), &[2, 1], &mac].concat();
+    let mut icmp = [&[ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0][..], &ip.octets(), &[2, 1], &mac].concat();
     let pseudo = [&ip.octets()[..], &all_nodes.octets(), &(icmp.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
     let sum = checksum(&[&pseudo[..], &icmp].concat());
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -129,6 +153,12 @@ mod tests {
         assert_eq!(claims(&frame, ip.into()), Some(mac));
         assert_eq!(claims(&frame, Ipv4Addr::new(10, 0, 0, 8).into()), None);
         assert_eq!(claims(&frame[..20], ip.into()), None);
+        let ip: Ipv6Addr = "fd00::9".parse().unwrap();
+        // Behind the headers of Ethernet and IPv6.
+        let message = &advertisement(mac, ip)[54..];
+        assert_eq!(claims(message, ip.into()), Some(mac));
+        assert_eq!(claims(message, "fd00::8".parse().unwrap()), None);
+        assert_eq!(claims(&message[..30], ip.into()), None);
     }
 
     #[test]
