@@ -20,7 +20,7 @@ mod sink;
 mod writer;
 
 pub use chain::{BlockId, Chain, Piece, Source, Verifier};
-pub use codec::{compress, encode, promising, Block, Checksum, Codec, Compression, EncodedBlock, Head, BLOCK_MAX};
+pub use codec::{compress, encode, promising, Block, Checksum, Codec, Compression, Early, EncodedBlock, Head, BLOCK_MAX};
 pub use family::SUFFIX;
 pub use header::{FrameId, Header, FORMAT_VERSION, HEADER_LEN};
 pub use index::BlockEntry;
