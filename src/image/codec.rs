@@ -11,7 +11,6 @@ use zstd::zstd_safe::{CParameter, ResetDirective};
 use super::index::BlockEntry;
 use super::{damaged, put, too_new, u32_at};
 use crate::error::{Error, Kind, Result};
-use crate::sys::direct::Buffer;
 
 /// Most raw bytes that one block holds.
 pub const BLOCK_MAX: usize = 1 << 20;
@@ -265,80 +264,6 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// How much of a block is read, checked and handed on at a time: little enough to stay in the processor's cache in between.
-const PIECE: usize = 128 << 10;
-
-/// Memory for one block after another; what is stored raw is never copied.
-#[derive(Default)]
-pub struct Block {
-    /// As they lie in the file behind the block's header. They start at a page, since the kernel copies from there faster.
-    stored: Option<Buffer>,
-    /// What came out, where the stored bytes are compressed.
-    inflated: Vec<u8>,
-    /// Which of the two holds how many raw bytes; none before a block is checked.
-    raw: Option<(Codec, usize)>,
-}
-
-impl Block {
-    /// The raw bytes of the block that was read last; none after a failure.
-    pub fn raw(&self) -> &[u8] {
-        match (self.raw, &self.stored) {
-            (Some((Codec::Raw, len)), Some(stored)) => &stored[..len],
-            (Some((Codec::Zstd, len)), _) => &self.inflated[..len],
-            _ => &[],
-        }
-    }
-
-    /// Reads a block with `read` (an offset into what the file has of it, and where to put what is there), checks it against the
-    /// index and decompresses it. `early` gets the raw bytes piece by piece (their offset in the block, the bytes), some before
-    /// all is checked: they are right only if the outcome is good.
-    pub(super) fn load(&mut self, entry: &BlockEntry, read: impl Fn(u64, &mut [u8]) -> Result<()>, early: &mut Early<'_>) -> Result<()> {
-        self.raw = None;
-        let mut header = [0; BLOCK_HEADER_LEN];
-        read(0, &mut header)?;
-        let stored = room(&mut self.stored)?;
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&header[..at::CRC]);
-        let (mut from, len) = (0, entry.stored_len as usize);
-        while from < len {
-            let piece = &mut stored[from..len.min(from + PIECE)];
-            read((BLOCK_HEADER_LEN + from) as u64, piece)?;
-            hasher.update(piece);
-            // Compressed bytes are fewer.
-            if entry.raw_len == entry.stored_len {
-                early(from, piece)?;
-            }
-            from += piece.len();
-        }
-        let codec = check(&header, hasher.finalize(), entry)?;
-        if codec == Codec::Zstd {
-            self.inflated.resize(self.inflated.len().max(entry.raw_len as usize), 0);
-            let out = &mut self.inflated[..entry.raw_len as usize];
-            decompress(&stored[..len], out)?;
-            early(0, out)?;
-        }
-        self.raw = Some((codec, entry.raw_len as usize));
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("raw", &self.raw).finish_non_exhaustive()
-    }
-}
-
-/// Gets raw bytes of a block, piece by piece: their offset in the block, and the bytes.
-pub type Early<'a> = dyn FnMut(usize, &[u8]) -> Result<()> + 'a;
-
-/// Room for the stored bytes of any block.
-fn room(slot: &mut Option<Buffer>) -> Result<&mut Buffer> {
-    match slot {
-        Some(room) => Ok(room),
-        none => Ok(none.insert(Buffer::new(BLOCK_MAX).map_err(|e| Error::io("cannot take memory for a block", e))?)),
-    }
-}
-
 impl EncodedBlock {
     /// A block as it lies in the file, checked against the index, all but whether it decompresses.
     pub(super) fn checked(bytes: Vec<u8>, entry: &BlockEntry) -> Result<EncodedBlock> {
@@ -348,7 +273,7 @@ impl EncodedBlock {
 }
 
 /// Checks a block's header, and what checksum was `found` for the whole, against the index.
-fn check(header: &[u8], found: u32, entry: &BlockEntry) -> Result<Codec> {
+pub(super) fn check(header: &[u8], found: u32, entry: &BlockEntry) -> Result<Codec> {
     if found != entry.crc || u32_at(header, at::CRC) != entry.crc {
         return Err(damaged(format!("checksum is {found:08x}, should be {:08x}", entry.crc)));
     }
@@ -364,7 +289,7 @@ fn check(header: &[u8], found: u32, entry: &BlockEntry) -> Result<Codec> {
 }
 
 /// Fills all of `out`.
-fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
+pub(super) fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
     let raw_len = out.len();
     let len = DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
@@ -383,16 +308,22 @@ fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::block::Block;
 
     fn decoded(block: &EncodedBlock) -> Result<Vec<u8>> {
         let mut buffer = Block::default();
         let mut early = Vec::new();
-        let read = |at: u64, out: &mut [u8]| Ok(out.copy_from_slice(&block.bytes[at as usize..][..out.len()]));
-        buffer.load(&block.entry, read, &mut |at, bytes| {
+        let read = |at: u64, out: &mut [u8]| {
+            out.copy_from_slice(&block.bytes[at as usize..][..out.len()]);
+            Ok(())
+        };
+        buffer.load(&block.entry, read, Some(&mut |at: usize, bytes: &[u8]| {
             assert_eq!(at, early.len());
             early.extend_from_slice(bytes);
             Ok(())
-        })?;
+        }))?;
+        assert!(buffer.raw().is_empty());
+        buffer.load(&block.entry, read, None)?;
         assert!(early == buffer.raw());
         Ok(early)
     }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::codec::{Block, Early, EncodedBlock};
+use super::block::{Block, Early};
+use super::codec::EncodedBlock;
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{Header, HEADER_LEN};
 use super::index::{BlockEntry, Index};
@@ -119,12 +120,16 @@ impl FrameReader {
 
     /// Reads a block into `buffer`, checked and decompressed.
     pub fn read_block(&self, block: u32, buffer: &mut Block) -> Result<()> {
-        self.pass_block(block, buffer, &mut |_, _| Ok(()))
+        self.load_block(block, buffer, None)
     }
 
     /// The same for a caller who can take back what he has done: hands `early` the raw bytes piece by piece, some before all of
     /// the block is checked.
     pub(super) fn pass_block(&self, block: u32, buffer: &mut Block, early: &mut Early<'_>) -> Result<()> {
+        self.load_block(block, buffer, Some(early))
+    }
+
+    fn load_block(&self, block: u32, buffer: &mut Block, early: Option<&mut Early<'_>>) -> Result<()> {
         self.with_block(block, |entry, start| buffer.load(entry, |at, bytes| exact(&self.file, start + at, bytes), early))
     }
 

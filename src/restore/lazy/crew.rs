@@ -148,6 +148,7 @@ impl Crew {
     /// Serves those who wait, until the end.
     pub fn serve(&self) -> Result<()> {
         let mut buffer = Block::default();
+        buffer.prepare()?;
         let mut board = self.board();
         while !self.over.load(Ordering::Relaxed) {
             let Some(wanted) = board.wanted.pop_front() else {

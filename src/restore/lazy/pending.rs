@@ -82,7 +82,7 @@ impl Pending {
     }
 
     /// The first that is to come of what was between two addresses when the frame was taken.
-    pub fn from_origin(&self, start: u64, end: u64) -> Option<Stretch> {
+    pub fn of_origin(&self, start: u64, end: u64) -> Option<Stretch> {
         let before = self.by_origin.range(..=start).next_back().map(|(_, address)| &self.by_address[address]);
         if let Some(stretch) = before.filter(|stretch| start < stretch.origin + stretch.len) {
             let first = stretch.address + (start - stretch.origin);
@@ -147,8 +147,8 @@ mod tests {
     }
 
     /// Where the first of the pages from `first` to `last` is to come to, which that is, and how many follow.
-    fn from_origin(pending: &Pending, first: u64, last: u64) -> Option<(u64, u64, u64)> {
-        pending.from_origin(first * P, last * P).map(|stretch| (stretch.address / P, stretch.origin / P, stretch.len / P))
+    fn of_origin(pending: &Pending, first: u64, last: u64) -> Option<(u64, u64, u64)> {
+        pending.of_origin(first * P, last * P).map(|stretch| (stretch.address / P, stretch.origin / P, stretch.len / P))
     }
 
     #[test]
@@ -156,9 +156,9 @@ mod tests {
         let mut pages = pending(&[(10, 10)]);
         pages.forget(13 * P, 15 * P);
         assert_eq!([12, 13, 14, 15, 19, 20].map(|page| at(&pages, page)), [Some(12), None, None, Some(15), Some(19), None]);
-        assert_eq!((pages.bytes(), from_origin(&pages, 11, 30), from_origin(&pages, 13, 30)), (8 * P, Some((11, 11, 2)), Some((15, 15, 5))));
+        assert_eq!((pages.bytes(), of_origin(&pages, 11, 30), of_origin(&pages, 13, 30)), (8 * P, Some((11, 11, 2)), Some((15, 15, 5))));
         pages.forget(0, u64::MAX);
-        assert!(pages.is_empty() && from_origin(&pages, 0, 100).is_none());
+        assert!(pages.is_empty() && of_origin(&pages, 0, 100).is_none());
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         pages.relocate(12 * P, 102 * P, 3 * P);
         assert_eq!([11, 12, 14, 15].map(|page| at(&pages, page)), [Some(11), None, None, Some(15)]);
         assert_eq!([101, 102, 104, 105].map(|page| at(&pages, page)), [Some(101), Some(12), Some(14), None]);
-        assert_eq!([(10, 20), (12, 13), (13, 20), (102, 110)].map(|(first, last)| from_origin(&pages, first, last)), [Some((10, 10, 2)), Some((102, 12, 1)), Some((103, 13, 2)), None]);
+        assert_eq!([(10, 20), (12, 13), (13, 20), (102, 110)].map(|(first, last)| of_origin(&pages, first, last)), [Some((10, 10, 2)), Some((102, 12, 1)), Some((103, 13, 2)), None]);
     }
 
     #[test]
@@ -175,6 +175,6 @@ mod tests {
         let mut pages = pending(&[(10, 4)]);
         pages.relocate(10 * P, 12 * P, 2 * P);
         assert_eq!([10, 11, 12, 13].map(|page| at(&pages, page)), [None, None, Some(10), Some(11)]);
-        assert_eq!(from_origin(&pages, 12, 14), None);
+        assert_eq!(of_origin(&pages, 12, 14), None);
     }
 }

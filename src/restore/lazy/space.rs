@@ -59,7 +59,7 @@ impl Space {
 
     /// Whether something of a run is to come here.
     pub fn awaits(&self, run: &Piece) -> bool {
-        run.object == self.object && self.pending().from_origin(run.offset, run.end()).is_some()
+        run.object == self.object && self.pending().of_origin(run.offset, run.end()).is_some()
     }
 
     /// Readable when there are messages.
@@ -107,7 +107,7 @@ impl Space {
 
     /// Places all that is to come from `run`, whose block has the content `raw`.
     pub fn place(&self, run: &Piece, raw: &[u8]) -> Result<()> {
-        let next = |pending: &Pending| pending.from_origin(run.offset, run.end()).map(|stretch| Stretch { len: stretch.len.min(PIECE), ..stretch });
+        let next = |pending: &Pending| pending.of_origin(run.offset, run.end()).map(|stretch| Stretch { len: stretch.len.min(PIECE), ..stretch });
         while run.object == self.object && self.place_one(run, raw, &next)? {}
         Ok(())
     }
