@@ -20,6 +20,7 @@ use crate::resource::files::open::{ContentSource, Opener, Policy};
 use crate::resource::memory;
 use crate::resource::tree::{self, Node, Step};
 use crate::resource::{credentials, limits, process, signals, threads, timers};
+use crate::sys::sched::Together;
 use crate::sys::{pidfd, ptrace};
 use crate::tracee::blank::{self, Blank};
 use crate::tracee::RemoteExt;
@@ -112,6 +113,7 @@ pub fn restore(frame: &Loaded, options: &Options) -> Result<Restored> {
     opener.finish()?;
     open.arm()?;
     family.arm(manifest)?;
+    family.together.part();
     let mut notes = frame.notes.clone();
     notes.append(&mut family.notes);
     notes.append(&mut opener.notes);
@@ -154,6 +156,8 @@ struct Family {
     threads: HashMap<Pid, Vec<Blank>>,
     /// Our own pidfd, at the number that every blank inherits.
     service: OwnedFd,
+    /// They and we are on one processor until they get those they had.
+    together: Together,
     notes: Vec<String>,
 }
 
@@ -164,7 +168,7 @@ impl Family {
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         let nodes: Vec<Node> = manifest.processes.iter().map(|process| process.node).collect();
         let (steps, lost) = tree::plan(&nodes, &blank::exists);
-        let mut family = Family { blanks: HashMap::new(), threads: HashMap::new(), service, notes: Vec::new() };
+        let mut family = Family { blanks: HashMap::new(), threads: HashMap::new(), service, together: Together::begin(), notes: Vec::new() };
         if !lost.is_empty() {
             family.notes.push(format!("sessions or groups {lost:?} belong to processes outside the frame; their members join ours"));
         }
@@ -247,7 +251,9 @@ impl Family {
             let later = pager.map_or(Ok(Ranges::default()), |pager| pager.take(&frame.chain, space, blank))?;
             targets.push(Target::new(&frame.chain, space, blank, later)?);
         }
+        self.together.part();
         fill::spaces(&frame.chain, &targets, options.progress.as_ref())?;
+        self.together.gather();
         drop(targets);
         if let Some(pager) = pager {
             self.blanks.values().try_for_each(|blank| pager.tie(blank.pid))?;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::codec::Block;
+use super::block::{Block, Early};
 use super::family::Family;
 use super::header::Header;
 use super::index::BlockEntry;
@@ -131,10 +131,19 @@ impl Chain {
 
     /// Reads a block into `buffer`, checked and decompressed.
     pub fn read_block(&self, block: BlockId, buffer: &mut Block) -> Result<()> {
-        match self.frames.get(block.frame as usize) {
-            Some(frame) => frame.read_block(block.block, buffer),
-            None => Err(Error::new(Kind::Usage, format!("frame {} builds upon less than {} others", self.path().display(), block.frame))),
-        }
+        self.frame(block)?.read_block(block.block, buffer)
+    }
+
+    /// The same for a caller who can take back what he has done: hands `early` the raw bytes piece by piece (their offset in the
+    /// block, the bytes), while they are in the processor's cache, and some before all of the block is checked. Nothing of it
+    /// stays in `buffer`.
+    pub fn pass_block(&self, block: BlockId, buffer: &mut Block, early: &mut Early<'_>) -> Result<()> {
+        self.frame(block)?.pass_block(block.block, buffer, early)
+    }
+
+    fn frame(&self, block: BlockId) -> Result<&FrameReader> {
+        let none = || Error::new(Kind::Usage, format!("frame {} builds upon less than {} others", self.path().display(), block.frame));
+        self.frames.get(block.frame as usize).ok_or_else(none)
     }
 
     /// Fills `buf` with the bytes of an object from `offset`; every one of them must be in the frame.
@@ -228,7 +237,7 @@ struct Sought {
 fn flatten(frames: &[FrameReader]) -> Vec<Piece> {
     let whole = |object| Sought { object, start: 0, end: u64::MAX, theirs: object };
     let mut sought: Vec<Sought> = frames[0].objects().map(whole).collect();
-    let mut pieces = Vec::new();
+    let mut pieces = Vec::with_capacity(frames[0].run_count());
     for (number, frame) in (0..).zip(frames) {
         let mut deeper = Vec::new();
         let mut cursor = Cursor { object: 0, start: 0, ahead: frame.runs_of(0) };

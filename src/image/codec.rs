@@ -264,71 +264,32 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Memory for one block after another; what is stored raw is never copied.
-#[derive(Debug, Default)]
-pub struct Block {
-    /// As it lies in the file, from the header on.
-    stored: Vec<u8>,
-    /// What came out, where the stored bytes are compressed.
-    inflated: Vec<u8>,
-    /// Which of the two holds the raw bytes; none before a block is checked.
-    codec: Option<Codec>,
-}
-
-impl Block {
-    /// The raw bytes of the block that was read last; none after a failure.
-    pub fn raw(&self) -> &[u8] {
-        match self.codec {
-            Some(Codec::Raw) => &self.stored[BLOCK_HEADER_LEN..],
-            Some(Codec::Zstd) => &self.inflated,
-            None => &[],
-        }
-    }
-
-    /// Room for what the file has of a block.
-    pub(super) fn room(&mut self, entry: &BlockEntry) -> &mut [u8] {
-        self.codec = None;
-        // Zeroes only what it grows by: blocks are mostly of one length.
-        self.stored.resize(entry.file_len() as usize, 0);
-        &mut self.stored
-    }
-
-    /// Checks what was put into the room against the index, and decompresses it.
-    pub(super) fn decode(&mut self, entry: &BlockEntry) -> Result<()> {
-        let codec = check(&self.stored, entry)?;
-        if codec == Codec::Zstd {
-            self.inflated.resize(entry.raw_len as usize, 0);
-            decompress(&self.stored[BLOCK_HEADER_LEN..], &mut self.inflated)?;
-        }
-        self.codec = Some(codec);
-        Ok(())
-    }
-
-    /// Checks what was put into the room against the index, and gives it away as it lies in the file.
-    pub(super) fn take_encoded(&mut self, entry: &BlockEntry) -> Result<EncodedBlock> {
-        check(&self.stored, entry)?;
-        Ok(EncodedBlock { bytes: std::mem::take(&mut self.stored), entry: *entry })
+impl EncodedBlock {
+    /// A block as it lies in the file, checked against the index, all but whether it decompresses.
+    pub(super) fn checked(bytes: Vec<u8>, entry: &BlockEntry) -> Result<EncodedBlock> {
+        check(&bytes, checksum(&bytes), entry)?;
+        Ok(EncodedBlock { bytes, entry: *entry })
     }
 }
 
-/// Checks a block, header and stored bytes, against the index, all but whether it decompresses.
-fn check(bytes: &[u8], entry: &BlockEntry) -> Result<Codec> {
-    let found = checksum(bytes);
-    if found != entry.crc || u32_at(bytes, at::CRC) != entry.crc {
+/// Checks a block's header, and what checksum was `found` for the whole, against the index.
+pub(super) fn check(header: &[u8], found: u32, entry: &BlockEntry) -> Result<Codec> {
+    if found != entry.crc || u32_at(header, at::CRC) != entry.crc {
         return Err(damaged(format!("checksum is {found:08x}, should be {:08x}", entry.crc)));
     }
-    let lengths = (u32_at(bytes, at::RAW_LEN), u32_at(bytes, at::STORED_LEN));
-    if bytes[..BLOCK_MAGIC.len()] != BLOCK_MAGIC || lengths != (entry.raw_len, entry.stored_len) {
+    let lengths = (u32_at(header, at::RAW_LEN), u32_at(header, at::STORED_LEN));
+    if header[..BLOCK_MAGIC.len()] != BLOCK_MAGIC || lengths != (entry.raw_len, entry.stored_len) {
         return Err(damaged("its header does not agree with the index"));
     }
-    match Codec::from_number(u32_at(bytes, at::CODEC))? {
-        Codec::Raw if entry.raw_len != entry.stored_len => Err(damaged("its two lengths differ without compression")),
-        codec => Ok(codec),
+    match (Codec::from_number(u32_at(header, at::CODEC))?, entry.raw_len == entry.stored_len) {
+        (Codec::Raw, false) => Err(damaged("its two lengths differ without compression")),
+        (Codec::Zstd, true) => Err(damaged("its two lengths are equal in spite of compression")),
+        (codec, _) => Ok(codec),
     }
 }
 
 /// Fills all of `out`.
-fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
+pub(super) fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
     let raw_len = out.len();
     let len = DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
@@ -347,12 +308,24 @@ fn decompress(stored: &[u8], out: &mut [u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::block::Block;
 
     fn decoded(block: &EncodedBlock) -> Result<Vec<u8>> {
         let mut buffer = Block::default();
-        buffer.room(&block.entry).copy_from_slice(&block.bytes);
-        buffer.decode(&block.entry)?;
-        Ok(buffer.raw().to_vec())
+        let mut early = Vec::new();
+        let read = |at: u64, out: &mut [u8]| {
+            out.copy_from_slice(&block.bytes[at as usize..][..out.len()]);
+            Ok(())
+        };
+        buffer.load(&block.entry, read, Some(&mut |at: usize, bytes: &[u8]| {
+            assert_eq!(at, early.len());
+            early.extend_from_slice(bytes);
+            Ok(())
+        }))?;
+        assert!(buffer.raw().is_empty());
+        buffer.load(&block.entry, read, None)?;
+        assert!(early == buffer.raw());
+        Ok(early)
     }
 
     fn round_trip(raw: &[u8], compression: Compression) -> EncodedBlock {

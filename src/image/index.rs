@@ -79,11 +79,13 @@ impl Index {
         let (blocks, runs) = split(bytes).ok_or_else(|| damaged("its counts do not fit its length"))?;
         let blocks: Vec<BlockEntry> = blocks.chunks_exact(BLOCK_ENTRY_LEN).map(decode_block).collect();
         check_blocks(&blocks, offset)?;
-        let decode = |(number, entry)| decode_run(entry, &blocks, number);
-        let runs = runs.chunks_exact(RUN_ENTRY_LEN).enumerate().map(decode).collect::<Result<Vec<Run>>>()?;
-        check_order(&runs)?;
-        check_parent(&runs, parent)?;
-        Ok(Index { blocks, runs })
+        let mut all = Vec::with_capacity(runs.len() / RUN_ENTRY_LEN);
+        for (number, entry) in runs.chunks_exact(RUN_ENTRY_LEN).enumerate() {
+            all.push(decode_run(entry, &blocks, number)?);
+        }
+        check_order(&all)?;
+        check_parent(&all, parent)?;
+        Ok(Index { blocks, runs: all })
     }
 }
 

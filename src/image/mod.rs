@@ -4,6 +4,7 @@
 //! of [`Run`]s: stretches of bytes that lie in a block, that are zero and take no room, or that are what the parent frame
 //! has there. `FORMAT.md` beside this file says what each byte of the file means; a test keeps its tables true.
 
+mod block;
 mod chain;
 mod codec;
 mod family;
@@ -19,8 +20,9 @@ mod section;
 mod sink;
 mod writer;
 
+pub use block::{Block, Early};
 pub use chain::{BlockId, Chain, Piece, Source, Verifier};
-pub use codec::{compress, encode, promising, Block, Checksum, Codec, Compression, EncodedBlock, Head, BLOCK_MAX};
+pub use codec::{compress, encode, promising, Checksum, Codec, Compression, EncodedBlock, Head, BLOCK_MAX};
 pub use family::SUFFIX;
 pub use header::{FrameId, Header, FORMAT_VERSION, HEADER_LEN};
 pub use index::BlockEntry;

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::codec::{Block, EncodedBlock};
+use super::block::{Block, Early};
+use super::codec::EncodedBlock;
 use super::footer::{Footer, FOOTER_LEN};
 use super::header::{Header, HEADER_LEN};
 use super::index::{BlockEntry, Index};
@@ -100,6 +101,11 @@ impl FrameReader {
         self.runs_of(object).iter()
     }
 
+    /// How many runs all objects have together.
+    pub(super) fn run_count(&self) -> usize {
+        self.index.runs.len()
+    }
+
     pub(super) fn runs_of(&self, object: u32) -> &[Run] {
         let runs = &self.index.runs;
         let start = runs.partition_point(|run| run.object < object);
@@ -114,23 +120,31 @@ impl FrameReader {
 
     /// Reads a block into `buffer`, checked and decompressed.
     pub fn read_block(&self, block: u32, buffer: &mut Block) -> Result<()> {
-        self.with_block(block, buffer, Block::decode)
+        self.load_block(block, buffer, None)
+    }
+
+    /// The same for a caller who can take back what he has done: hands `early` the raw bytes piece by piece, some before all of
+    /// the block is checked.
+    pub(super) fn pass_block(&self, block: u32, buffer: &mut Block, early: &mut Early<'_>) -> Result<()> {
+        self.load_block(block, buffer, Some(early))
+    }
+
+    fn load_block(&self, block: u32, buffer: &mut Block, early: Option<&mut Early<'_>>) -> Result<()> {
+        self.with_block(block, |entry, start| buffer.load(entry, |at, bytes| exact(&self.file, start + at, bytes), early))
     }
 
     /// A block as it lies in the file, its checksum checked.
     pub(super) fn stored_block(&self, block: u32) -> Result<EncodedBlock> {
-        self.with_block(block, &mut Block::default(), Block::take_encoded)
+        self.with_block(block, |entry, start| EncodedBlock::checked(read(&self.file, start, entry.file_len())?, entry))
     }
 
-    fn with_block<T>(&self, block: u32, buffer: &mut Block, then: impl FnOnce(&mut Block, &BlockEntry) -> Result<T>) -> Result<T> {
+    fn with_block<T>(&self, block: u32, read: impl FnOnce(&BlockEntry, u64) -> Result<T>) -> Result<T> {
         let at = (self.index.blocks.get(block as usize), self.starts.get(block as usize));
         let (Some(entry), Some(&start)) = at else {
             let what = format!("frame {} has no block {block}", self.path.display());
             return Err(Error::new(Kind::Usage, what));
         };
-        exact(&self.file, start, buffer.room(entry))
-            .and_then(|()| then(buffer, entry))
-            .map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
+        read(entry, start).map_err(|e| e.context(format_args!("frame {}: block {block} at offset {start}", self.path.display())))
     }
 
     /// Fills `buf` with the bytes of an object from `offset`; every one of them must be in this very frame.

@@ -7,7 +7,8 @@ use std::sync::mpsc::{sync_channel, SyncSender};
 use std::thread;
 
 use super::chain::{Chain, Piece, Source};
-use super::codec::{encode, Block, Compression, EncodedBlock, BLOCK_MAX};
+use super::block::Block;
+use super::codec::{encode, Compression, EncodedBlock, BLOCK_MAX};
 use super::writer::{FrameWriter, RunInBlock};
 use crate::error::{Error, Kind, Result};
 

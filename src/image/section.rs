@@ -18,12 +18,18 @@ pub(super) struct Section {
 
 /// Quick, and within a few percent of what far slower levels reach on an index.
 const LEVEL: i32 = 3;
+/// What takes less than this part of the file is stored as it is: a reader has it sooner, and the file is hardly longer.
+const SMALL: u64 = 32;
 
 impl Section {
     /// The bytes to be stored at `offset`, and their description.
     pub fn pack(raw: &[u8], offset: u64) -> Result<(Section, Vec<u8>)> {
-        let packed = zstd::bulk::compress(raw, LEVEL).map_err(|e| Error::io("cannot compress the frame's index", e))?;
-        let (codec, stored) = if packed.len() < raw.len() { (Codec::Zstd, packed) } else { (Codec::Raw, raw.to_vec()) };
+        let large = raw.len() as u64 > offset / SMALL;
+        let packed = large.then(|| zstd::bulk::compress(raw, LEVEL)).transpose().map_err(|e| Error::io("cannot compress the frame's index", e))?;
+        let (codec, stored) = match packed.filter(|packed| packed.len() < raw.len()) {
+            Some(packed) => (Codec::Zstd, packed),
+            None => (Codec::Raw, raw.to_vec()),
+        };
         let section = Section {
             offset,
             stored_len: stored.len() as u64,
@@ -77,6 +83,15 @@ mod tests {
             let (section, stored) = Section::pack(&raw, 7).unwrap();
             assert!(stored.len() <= raw.len());
             assert_eq!(section.unpack(stored).unwrap(), raw);
+        }
+    }
+
+    #[test]
+    fn what_is_small_beside_the_blocks_is_stored_as_it_is() {
+        for (blocks, codec) in [(32 * 5000, Codec::Raw), (32 * 5000 - 1, Codec::Zstd)] {
+            let (section, stored) = Section::pack(&[7; 5000], blocks).unwrap();
+            assert_eq!(section.codec, codec as u32);
+            assert_eq!(section.unpack(stored).unwrap(), [7; 5000]);
         }
     }
 

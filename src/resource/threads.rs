@@ -186,13 +186,16 @@ fn set_policy(state: &State, tid: Pid) -> io::Result<()> {
 }
 
 fn set_affinity(state: &State, tid: Pid) -> io::Result<()> {
-    let mut set = CpuSet::new();
     let all: Vec<usize> = (0..CpuSet::count()).collect();
-    // A number beyond the set's size is no processor of this machine either.
-    for &cpu in state.affinity.as_ref().unwrap_or(&all) {
-        let _ = set.set(cpu);
+    // First all: where none of its own is here, it must not stay on the one that the blank was held on.
+    for cpus in [&all, state.affinity.as_ref().unwrap_or(&all)] {
+        let mut set = CpuSet::new();
+        for &cpu in cpus {
+            // A number beyond the set's size is no processor of this machine either.
+            let _ = set.set(cpu);
+        }
+        nix::sched::sched_setaffinity(unistd::Pid::from_raw(tid), &set)?;
     }
-    nix::sched::sched_setaffinity(unistd::Pid::from_raw(tid), &set)?;
     Ok(())
 }
 

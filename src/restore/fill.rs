@@ -124,7 +124,7 @@ impl Tally<'_> {
 pub fn spaces(chain: &Chain, targets: &[Target], progress: Option<&Progress>) -> Result<()> {
     let mut by_block: HashMap<BlockId, Vec<(&Target, Piece)>> = HashMap::new();
     for target in targets {
-        for run in chain.runs(target.object) {
+        for run in chain.runs(target.object).iter().filter(|run| !target.later.hold(run)) {
             for (run, _) in target.later.cut(run).into_iter().filter(|(_, later)| !later) {
                 match run.source {
                     Source::Data { block, .. } => by_block.entry(block).or_default().push((target, run)),
@@ -148,14 +148,22 @@ pub fn spaces(chain: &Chain, targets: &[Target], progress: Option<&Progress>) ->
 fn fill_blocks(chain: &Chain, work: &Work<'_>, next: &AtomicUsize, tally: &Tally<'_>) -> Result<()> {
     let mut buffer = Block::default();
     while let Some((block, runs)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-        chain.read_block(*block, &mut buffer)?;
-        for (target, run) in runs {
-            let Source::Data { at, .. } = run.source else { continue };
-            target.put(run, slice(buffer.raw(), at, run.len)?)?;
-        }
+        // A page that proves to be damaged is no harm: nothing runs before all is in place.
+        chain.pass_block(*block, &mut buffer, &mut |from, bytes| runs.iter().try_for_each(|(target, run)| put_part(target, run, from, bytes)))?;
         tally.add(runs.iter().map(|(_, run)| run.len).sum())?;
     }
     Ok(())
+}
+
+/// Puts in place what a run has in `bytes`, which are those of its block at `from`.
+fn put_part(target: &Target, run: &Piece, from: usize, bytes: &[u8]) -> Result<()> {
+    let Source::Data { at, .. } = run.source else { return Ok(()) };
+    let (at, from) = (u64::from(at), from as u64);
+    let (first, last) = (at.max(from), (at + run.len).min(from + bytes.len() as u64));
+    if first >= last {
+        return Ok(());
+    }
+    target.put(&run.part(run.offset + (first - at), run.offset + (last - at)), &bytes[(first - from) as usize..(last - from) as usize])
 }
 
 /// Puts whole pages in place; the kernel may stop half-way.

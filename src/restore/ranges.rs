@@ -57,6 +57,12 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// Whether all of a run lies in one of the ranges.
+    pub fn hold(&self, run: &Piece) -> bool {
+        let next = self.0.partition_point(|range| range.1 < run.end());
+        self.0.get(next).is_some_and(|range| range.0 <= run.offset)
+    }
+
     /// Cuts a run at the ends of the ranges; true for the parts inside.
     pub fn cut(&self, run: &Piece) -> Vec<(Piece, bool)> {
         let mut parts = Vec::new();
@@ -97,4 +103,26 @@ pub fn watch(blank: &mut Blank, features: u64) -> Result<Uffd> {
     let uffd = Uffd::from(taken.context("cannot take over a userfaultfd")?);
     uffd.handshake(features).context("cannot use a userfaultfd")?;
     Ok(uffd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u64, end: u64) -> Piece {
+        Piece { object: 1, offset: start, len: end - start, source: Source::Zero }
+    }
+
+    #[test]
+    fn runs_are_held_whole_or_cut_at_the_ends() {
+        let ranges = Ranges(vec![(10, 20), (20, 30), (40, 50)]);
+        let held = [(10, 20), (12, 13), (41, 50)];
+        let cut = [(9, 11), (15, 25), (28, 32), (30, 40), (49, 51), (60, 70)];
+        for (start, end) in held {
+            assert!(ranges.hold(&run(start, end)));
+            assert_eq!(ranges.cut(&run(start, end)), [(run(start, end), true)]);
+        }
+        assert!(!cut.iter().any(|&(start, end)| ranges.hold(&run(start, end))));
+        assert_eq!(ranges.cut(&run(15, 45)), [(run(15, 20), true), (run(20, 30), true), (run(30, 40), false), (run(40, 45), true)]);
+    }
 }

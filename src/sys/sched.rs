@@ -4,8 +4,13 @@ use std::io;
 use std::mem::size_of;
 
 use libc::pid_t;
+use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
 
 use super::check;
+
+/// The calling thread.
+const THIS: Pid = Pid::from_raw(0);
 
 /// `struct sched_attr` of sched_setattr(2), without utilisation clamps.
 #[repr(C)]
@@ -67,12 +72,47 @@ pub fn set_io_priority(tid: pid_t, priority: i32) -> io::Result<()> {
 
 /// Keeps the calling thread off a processor, if it may use another.
 pub fn keep_off(processor: usize) {
-    use nix::sched::{sched_getaffinity, sched_setaffinity};
-    let this = nix::unistd::Pid::from_raw(0);
-    let Ok(mut allowed) = sched_getaffinity(this) else { return };
+    let Ok(mut allowed) = sched_getaffinity(THIS) else { return };
     if allowed.unset(processor).is_ok() {
         // With none left the kernel refuses.
-        let _ = sched_setaffinity(this, &allowed);
+        let _ = sched_setaffinity(THIS, &allowed);
+    }
+}
+
+/// Keeps the calling thread, and whom it forks meanwhile, on one processor: who stops and starts another thread hundreds of times
+/// need not wait each time until an idle processor wakes up.
+#[derive(Debug)]
+pub struct Together(Option<(CpuSet, CpuSet)>);
+
+impl Together {
+    /// Begins on the processor we run on, where that can be told.
+    pub fn begin() -> Together {
+        let both = || {
+            let before = sched_getaffinity(THIS)?;
+            let mut one = CpuSet::new();
+            one.set(sched_getcpu()?)?;
+            Ok::<_, nix::Error>((before, one))
+        };
+        let together = Together(both().ok());
+        together.gather();
+        together
+    }
+
+    /// Goes on after `part`, on the same processor.
+    pub fn gather(&self) {
+        // What is refused costs time only.
+        let _ = self.0.as_ref().map(|(_, one)| sched_setaffinity(THIS, one));
+    }
+
+    /// Lets the calling thread, and whom it forks now, run anywhere again.
+    pub fn part(&self) {
+        let _ = self.0.as_ref().map(|(before, _)| sched_setaffinity(THIS, before));
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.part();
     }
 }
 

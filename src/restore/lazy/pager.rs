@@ -167,9 +167,8 @@ impl Pager {
     }
 
     fn bring(&mut self, space: &Arc<Space>, address: u64) -> Result<()> {
-        let extent = space.pending().at(address);
-        match extent {
-            Some(extent) => self.crew.want(space, address, extent.block),
+        match space.source(self.crew.chain(), address) {
+            Some(run) => self.crew.want(space, address, run),
             None if space.zero(address)? => {}
             None => self.late.push((Arc::clone(space), address)),
         }
@@ -192,7 +191,7 @@ impl Pager {
         let Some(message) = message else { return Ok(true) };
         let mut files = message.files.into_iter();
         match (Tag::read(&message.bytes), files.next()) {
-            (Some((Tag::Space, object)), Some(uffd)) => self.crew.add(Space::new(uffd.into(), self.pending(object)?)),
+            (Some((Tag::Space, object)), Some(uffd)) => self.crew.add(Space::new(uffd.into(), object, self.pending(object)?)),
             (Some((Tag::Process, _)), Some(handle)) => self.flock.add(handle)?,
             (Some((Tag::Serve, _)), None) => self.answer()?,
             (Some((Tag::Run, _)), None) => {
@@ -213,12 +212,7 @@ impl Pager {
     fn pending(&self, object: u32) -> Result<Pending> {
         let space = self.spaces.iter().find(|space| space.object == object);
         let space = space.ok_or_else(|| Error::corrupt("pages come for memory that the frame does not have"))?;
-        let pieces = self.crew.chain().runs(object);
-        let ranges = Ranges::around(pieces, space, lazily);
-        let mut pending = Pending::default();
-        for (piece, _) in pieces.iter().flat_map(|piece| ranges.cut(piece)).filter(|(_, later)| *later) {
-            pending.add(&piece);
-        }
-        Ok(pending)
+        let runs = self.crew.chain().runs(object);
+        Ok(Pending::of(runs, &Ranges::around(runs, space, lazily)))
     }
 }

@@ -1,53 +1,68 @@
-//! Which pages of an address space are still to come, and from where.
+//! Which pages of an address space are still to come, and to where: the program may have moved them since the frame was taken.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::image::{BlockId, Piece, Source};
+use crate::image::{Piece, Source};
+use crate::restore::ranges::Ranges;
 
-/// Consecutive bytes of a block that are to come to consecutive addresses.
+/// Consecutive bytes that are to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Length in bytes.
+pub struct Stretch {
+    /// Where they are to come to.
+    pub address: u64,
+    /// Where they were when the frame was taken, which is their offset in the object.
+    pub origin: u64,
+    /// How many there are; never zero.
     pub len: u64,
-    /// The block that holds them.
-    pub block: BlockId,
-    /// Offset into its raw content.
-    pub at: u32,
 }
 
-/// Blocks in the order in which they are brought in: the newest frame first, and what was written last, which is what changed
-/// last, first.
-type Rank = (u32, Reverse<u32>);
+impl Stretch {
+    fn end(&self) -> u64 {
+        self.address + self.len
+    }
 
-fn rank(block: BlockId) -> Rank {
-    (block.frame, Reverse(block.block))
+    /// The part from `start` to `end`, addresses inside.
+    fn part(&self, start: u64, end: u64) -> Stretch {
+        Stretch { address: start, origin: self.origin + (start - self.address), len: end - start }
+    }
 }
 
-/// The pages still to come, by address and by block.
+/// The pages still to come. Memory that lay together and has not been touched is one entry, however many runs hold it.
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
-    by_address: BTreeMap<u64, Extent>,
-    by_block: BTreeSet<(Rank, u64)>,
+    by_address: BTreeMap<u64, Stretch>,
+    /// Addresses by origin: each byte comes to one address at most.
+    by_origin: BTreeMap<u64, u64>,
 }
 
 impl Pending {
-    /// Adds a piece of the chain; the object's offset is the address.
-    pub fn add(&mut self, piece: &Piece) {
-        if let Source::Data { block, at } = piece.source {
-            self.insert(piece.offset, Extent { len: piece.len, block, at });
+    /// What of the `runs` of an object, sorted by offset, is data and lies in `ranges`.
+    pub fn of(runs: &[Piece], ranges: &Ranges) -> Pending {
+        let mut joined: Vec<(u64, u64)> = Vec::new();
+        let mut add = |start, end| match joined.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => joined.push((start, end)),
+        };
+        for run in runs.iter().filter(|run| run.source != Source::Zero) {
+            if ranges.hold(run) {
+                add(run.offset, run.end());
+            } else {
+                ranges.cut(run).iter().filter(|(_, inside)| *inside).for_each(|(part, _)| add(part.offset, part.end()));
+            }
         }
+        let stretches = joined.iter().map(|&(start, end)| Stretch { address: start, origin: start, len: end - start });
+        Pending { by_address: stretches.map(|stretch| (stretch.address, stretch)).collect(), by_origin: joined.iter().map(|&(start, _)| (start, start)).collect() }
     }
 
-    fn insert(&mut self, address: u64, extent: Extent) {
-        self.by_block.insert((rank(extent.block), address));
-        self.by_address.insert(address, extent);
+    fn insert(&mut self, stretch: Stretch) {
+        self.by_origin.insert(stretch.origin, stretch.address);
+        self.by_address.insert(stretch.address, stretch);
     }
 
-    fn take(&mut self, address: u64) -> Option<Extent> {
-        let extent = self.by_address.remove(&address)?;
-        self.by_block.remove(&(rank(extent.block), address));
-        Some(extent)
+    fn take(&mut self, address: u64) -> Option<Stretch> {
+        let stretch = self.by_address.remove(&address)?;
+        self.by_origin.remove(&stretch.origin);
+        Some(stretch)
     }
 
     /// Whether nothing is to come any more.
@@ -57,43 +72,40 @@ impl Pending {
 
     /// How many bytes are to come.
     pub fn bytes(&self) -> u64 {
-        self.by_address.values().map(|extent| extent.len).sum()
+        self.by_address.values().map(|stretch| stretch.len).sum()
     }
 
     /// What is to come from `address` on, if something is to come there.
-    pub fn at(&self, address: u64) -> Option<Extent> {
-        let (&start, &extent) = self.by_address.range(..=address).next_back()?;
-        (address - start < extent.len).then(|| behind(extent, address - start))
+    pub fn at(&self, address: u64) -> Option<Stretch> {
+        let (_, stretch) = self.by_address.range(..=address).next_back()?;
+        (address < stretch.end()).then(|| stretch.part(address, stretch.end()))
     }
 
-    /// The first address that a block serves, and what it serves there.
-    pub fn of_block(&self, block: BlockId) -> Option<(u64, Extent)> {
-        let rank = rank(block);
-        let &(_, address) = self.by_block.range((rank, 0)..=(rank, u64::MAX)).next()?;
-        Some((address, self.by_address[&address]))
-    }
-
-    /// The next block to bring in that `free` allows.
-    pub fn next_block(&self, free: impl Fn(BlockId) -> bool) -> Option<BlockId> {
-        let mut ranks = self.by_block.iter().map(|(rank, _)| BlockId { frame: rank.0, block: rank.1 .0 });
-        let mut last = None;
-        ranks.find(|&block| last.replace(block) != Some(block) && free(block))
+    /// The first that is to come of what was between two addresses when the frame was taken.
+    pub fn of_origin(&self, start: u64, end: u64) -> Option<Stretch> {
+        let before = self.by_origin.range(..=start).next_back().map(|(_, address)| &self.by_address[address]);
+        if let Some(stretch) = before.filter(|stretch| start < stretch.origin + stretch.len) {
+            let first = stretch.address + (start - stretch.origin);
+            return Some(stretch.part(first, stretch.end().min(first + (end - start))));
+        }
+        let (_, address) = self.by_origin.range(start..end).next()?;
+        let stretch = &self.by_address[address];
+        Some(stretch.part(stretch.address, stretch.end().min(stretch.address + (end - stretch.origin))))
     }
 
     /// Removes all between two addresses and returns it.
-    fn cut_out(&mut self, start: u64, end: u64) -> Vec<(u64, Extent)> {
+    fn cut_out(&mut self, start: u64, end: u64) -> Vec<Stretch> {
         let from = self.by_address.range(..=start).next_back().map_or(start, |(&address, _)| address);
         let touched: Vec<u64> = self.by_address.range(from..end.max(from)).map(|(&address, _)| address).collect();
         let mut out = Vec::new();
         for address in touched {
-            let Some(extent) = self.take(address) else { continue };
-            let (first, last) = (start.clamp(address, address + extent.len), end.clamp(address, address + extent.len));
-            for (from, to, inside) in [(address, first, false), (first, last, true), (last, address + extent.len, false)] {
-                let part = Extent { len: to - from, ..behind(extent, from - address) };
+            let Some(stretch) = self.take(address) else { continue };
+            let (first, last) = (start.clamp(address, stretch.end()), end.clamp(address, stretch.end()));
+            for (from, to, inside) in [(address, first, false), (first, last, true), (last, stretch.end(), false)] {
                 match inside {
-                    _ if from == to => {}
-                    true => out.push((from, part)),
-                    false => self.insert(from, part),
+                    _ if from >= to => {}
+                    true => out.push(stretch.part(from, to)),
+                    false => self.insert(stretch.part(from, to)),
                 }
             }
         }
@@ -110,15 +122,10 @@ impl Pending {
         let moved = self.cut_out(from, from.saturating_add(len));
         // What was to come at the new place was unmapped by the move.
         self.forget(to, to.saturating_add(len));
-        for (address, extent) in moved {
-            self.insert(address - from + to, extent);
+        for stretch in moved {
+            self.insert(Stretch { address: stretch.address - from + to, ..stretch });
         }
     }
-}
-
-/// An extent without its first `skip` bytes; a block is much shorter than 4 GiB.
-fn behind(extent: Extent, skip: u64) -> Extent {
-    Extent { len: extent.len - skip, at: extent.at + skip as u32, ..extent }
 }
 
 #[cfg(test)]
@@ -127,59 +134,47 @@ mod tests {
 
     const P: u64 = 4096;
 
-    fn block(frame: u32, block: u32) -> BlockId {
-        BlockId { frame, block }
-    }
-
-    /// Page n of `pages` comes to page `first + n`, all from one block.
-    fn pending(parts: &[(u64, u64, BlockId)]) -> Pending {
+    /// Pages `first` to `first + pages`, for each of the parts.
+    fn pending(parts: &[(u64, u64)]) -> Pending {
         let mut pending = Pending::default();
-        for &(first, pages, block) in parts {
-            pending.add(&Piece { object: 1, offset: first * P, len: pages * P, source: Source::Data { block, at: 0 } });
-        }
+        parts.iter().for_each(|&(first, pages)| pending.insert(Stretch { address: first * P, origin: first * P, len: pages * P }));
         pending
     }
 
+    /// The page that is to come to `page`.
     fn at(pending: &Pending, page: u64) -> Option<u64> {
-        pending.at(page * P).map(|extent| u64::from(extent.at) / P)
+        pending.at(page * P).map(|stretch| stretch.origin / P)
+    }
+
+    /// Where the first of the pages from `first` to `last` is to come to, which that is, and how many follow.
+    fn of_origin(pending: &Pending, first: u64, last: u64) -> Option<(u64, u64, u64)> {
+        pending.of_origin(first * P, last * P).map(|stretch| (stretch.address / P, stretch.origin / P, stretch.len / P))
     }
 
     #[test]
     fn what_is_dropped_in_the_middle_leaves_both_ends() {
-        let mut pages = pending(&[(10, 10, block(0, 1))]);
+        let mut pages = pending(&[(10, 10)]);
         pages.forget(13 * P, 15 * P);
-        assert_eq!([12, 13, 14, 15, 19, 20].map(|page| at(&pages, page)), [Some(2), None, None, Some(5), Some(9), None]);
-        assert_eq!(pages.bytes(), 8 * P);
+        assert_eq!([12, 13, 14, 15, 19, 20].map(|page| at(&pages, page)), [Some(12), None, None, Some(15), Some(19), None]);
+        assert_eq!((pages.bytes(), of_origin(&pages, 11, 30), of_origin(&pages, 13, 30)), (8 * P, Some((11, 11, 2)), Some((15, 15, 5))));
         pages.forget(0, u64::MAX);
-        assert!(pages.is_empty() && pages.of_block(block(0, 1)).is_none());
+        assert!(pages.is_empty() && of_origin(&pages, 0, 100).is_none());
     }
 
     #[test]
     fn what_moves_is_found_at_its_new_place_only() {
-        let mut pages = pending(&[(10, 10, block(0, 1)), (100, 4, block(0, 2))]);
+        let mut pages = pending(&[(10, 10), (100, 4)]);
         pages.relocate(12 * P, 102 * P, 3 * P);
-        assert_eq!([11, 12, 14, 15].map(|page| at(&pages, page)), [Some(1), None, None, Some(5)]);
-        assert_eq!([101, 102, 104, 105].map(|page| at(&pages, page)), [Some(1), Some(2), Some(4), None]);
-        assert_eq!(pages.at(103 * P).unwrap().block, block(0, 1));
+        assert_eq!([11, 12, 14, 15].map(|page| at(&pages, page)), [Some(11), None, None, Some(15)]);
+        assert_eq!([101, 102, 104, 105].map(|page| at(&pages, page)), [Some(101), Some(12), Some(14), None]);
+        assert_eq!([(10, 20), (12, 13), (13, 20), (102, 110)].map(|(first, last)| of_origin(&pages, first, last)), [Some((10, 10, 2)), Some((102, 12, 1)), Some((103, 13, 2)), None]);
     }
 
     #[test]
     fn a_move_onto_its_own_tail_keeps_what_moved() {
-        let mut pages = pending(&[(10, 4, block(0, 1))]);
+        let mut pages = pending(&[(10, 4)]);
         pages.relocate(10 * P, 12 * P, 2 * P);
-        assert_eq!([10, 11, 12, 13].map(|page| at(&pages, page)), [None, None, Some(0), Some(1)]);
-    }
-
-    #[test]
-    fn the_newest_comes_first() {
-        let mut pages = pending(&[(1, 1, block(1, 9)), (2, 1, block(0, 3)), (3, 1, block(0, 4))]);
-        let mut order = Vec::new();
-        while let Some(next) = pages.next_block(|_| true) {
-            order.push((next.frame, next.block));
-            let (address, extent) = pages.of_block(next).unwrap();
-            pages.forget(address, address + extent.len);
-        }
-        assert_eq!(order, [(0, 4), (0, 3), (1, 9)]);
-        assert_eq!(pending(&[(1, 1, block(0, 1)), (5, 1, block(0, 1)), (9, 1, block(0, 0))]).next_block(|b| b != block(0, 1)), Some(block(0, 0)));
+        assert_eq!([10, 11, 12, 13].map(|page| at(&pages, page)), [None, None, Some(10), Some(11)]);
+        assert_eq!(of_origin(&pages, 12, 14), None);
     }
 }

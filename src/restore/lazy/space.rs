@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use super::pending::{Extent, Pending};
+use super::pending::{Pending, Stretch};
 use crate::error::{Error, Result};
-use crate::image::BlockId;
+use crate::image::{Chain, Piece, Source};
 use crate::restore::fill;
 use crate::sys::uffd::{Message, Uffd};
 use crate::sys::{self, PAGE};
@@ -22,6 +22,8 @@ const PIECE: u64 = 128 << 10;
 /// An address space with pages to come.
 pub struct Space {
     uffd: Uffd,
+    /// The object that holds its pages.
+    object: u32,
     pending: Mutex<Pending>,
     /// Shared by those who place pages, ours alone while messages are read and heeded.
     order: RwLock<()>,
@@ -37,15 +39,27 @@ pub struct News {
 }
 
 impl Space {
-    /// Whose `pending` pages come by way of `uffd`.
-    pub fn new(uffd: Uffd, pending: Pending) -> Space {
-        Space { uffd, pending: Mutex::new(pending), order: RwLock::new(()) }
+    /// Whose `pending` pages, of this object, come by way of `uffd`.
+    pub fn new(uffd: Uffd, object: u32, pending: Pending) -> Space {
+        Space { uffd, object, pending: Mutex::new(pending), order: RwLock::new(()) }
     }
 
     /// What is still to come.
     pub fn pending(&self) -> MutexGuard<'_, Pending> {
         // Whoever panicked with it in hand has ended the pager by now.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The run of the frame that holds what is to come to `address`; none if nothing is.
+    pub fn source<'a>(&self, chain: &'a Chain, address: u64) -> Option<&'a Piece> {
+        let origin = self.pending().at(address)?.origin;
+        let runs = chain.runs(self.object);
+        runs.get(runs.partition_point(|run| run.end() <= origin))
+    }
+
+    /// Whether something of a run is to come here.
+    pub fn awaits(&self, run: &Piece) -> bool {
+        run.object == self.object && self.pending().of_origin(run.offset, run.end()).is_some()
     }
 
     /// Readable when there are messages.
@@ -64,7 +78,7 @@ impl Space {
                 Message::Remap { from, to, len } => self.pending().relocate(from, to, len),
                 Message::Fork { fd } => {
                     let uffd = sys::fd::own(fd).map_err(|e| Error::io("cannot take over the userfaultfd of a child", e))?;
-                    news.children.push(Space::new(uffd.into(), self.pending().clone()));
+                    news.children.push(Space::new(uffd.into(), self.object, self.pending().clone()));
                 }
                 Message::Other(kind) => return Err(Error::refused(format!("this kernel's userfaultfd tells of something unknown (message {kind:#x}); restore without --lazy"))),
             }
@@ -84,25 +98,27 @@ impl Space {
         Ok(true)
     }
 
-    /// Places the page at `address`, before all others, if it is still to come from `block`.
-    pub fn place_page(&self, address: u64, block: BlockId, raw: &[u8]) -> Result<()> {
-        let find = |pending: &Pending| pending.at(address).filter(|extent| extent.block == block).map(|extent| (address, Extent { len: PAGE, ..extent }));
-        while self.place_one(raw, &find)? {}
+    /// Places the page at `address`, before all others, if it is still to come from `run`, whose block has the content `raw`.
+    pub fn place_page(&self, address: u64, run: &Piece, raw: &[u8]) -> Result<()> {
+        let inside = |stretch: &Stretch| (run.offset..run.end()).contains(&stretch.origin);
+        while self.place_one(run, raw, &|pending| pending.at(address).filter(inside).map(|stretch| Stretch { len: PAGE, ..stretch }))? {}
         Ok(())
     }
 
-    /// Places all that is to come from `block`.
-    pub fn place(&self, block: BlockId, raw: &[u8]) -> Result<()> {
-        let find = |pending: &Pending| pending.of_block(block).map(|(address, extent)| (address, Extent { len: extent.len.min(PIECE), ..extent }));
-        while self.place_one(raw, &find)? {}
+    /// Places all that is to come from `run`, whose block has the content `raw`.
+    pub fn place(&self, run: &Piece, raw: &[u8]) -> Result<()> {
+        let next = |pending: &Pending| pending.of_origin(run.offset, run.end()).map(|stretch| Stretch { len: stretch.len.min(PIECE), ..stretch });
+        while run.object == self.object && self.place_one(run, raw, &next)? {}
         Ok(())
     }
 
     /// Places what `find` finds; false if that is nothing.
-    fn place_one(&self, raw: &[u8], find: &dyn Fn(&Pending) -> Option<(u64, Extent)>) -> Result<bool> {
+    fn place_one(&self, run: &Piece, raw: &[u8], find: &dyn Fn(&Pending) -> Option<Stretch>) -> Result<bool> {
         let order = self.order.read().unwrap_or_else(PoisonError::into_inner);
-        let Some((address, extent)) = find(&self.pending()) else { return Ok(false) };
-        let bytes = fill::slice(raw, extent.at, extent.len)?;
+        let (Some(stretch), Source::Data { at, .. }) = (find(&self.pending()), run.source) else { return Ok(false) };
+        // A block is much shorter than 4 GiB.
+        let bytes = fill::slice(raw, at + (stretch.origin - run.offset) as u32, stretch.len)?;
+        let address = stretch.address;
         let placed = match self.uffd.copy(address, bytes, true) {
             // Mappings of different kinds meet inside, or it is no longer a mapping: one by one.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => self.copy_page(address, bytes.get(..PAGE as usize).unwrap_or(bytes)),
