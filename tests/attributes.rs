@@ -73,12 +73,13 @@ impl Snapshot {
         let stopped = &mut frozen.processes[0];
         let (leader, others) = stopped.threads.split_first_mut().unwrap();
         let mut visit = Visit::begin(pid, leader, site).unwrap();
+        let told = threads::ask(&mut visit, others).unwrap();
         let snapshot = Snapshot {
             signals: signals::capture(&mut visit, &status).unwrap(),
             timers: timers::capture(&mut visit).unwrap(),
             limits: limits::capture(pid).unwrap(),
             process: process::capture(&mut visit, &status, &stopped.stat).unwrap(),
-            threads: threads::capture(&mut visit, others).unwrap(),
+            threads: threads::capture(&mut visit, others, &told).unwrap(),
         };
         drop(visit);
         frozen.thaw();

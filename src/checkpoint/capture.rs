@@ -1,6 +1,7 @@
 //! Reading everything that a stopped tree has, into the values of a manifest. Reads only; the tree does not notice.
 
 use std::collections::HashMap;
+use std::sync::mpsc::Sender;
 
 use super::family::Family;
 use super::{Options, SaveFiles};
@@ -68,8 +69,9 @@ impl Captured {
     }
 }
 
-/// Captures all of `frozen`, but for descriptors, and contents that no path leads to.
-pub fn capture(frozen: &mut Frozen, family: &Family, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<Captured> {
+/// Captures all of `frozen`, but for descriptors, and contents that no path leads to. `asking` is dropped when the threads of the first
+/// process need no processor any more.
+pub fn capture(frozen: &mut Frozen, family: &Family, asking: Sender<()>, surveys: &mut HashMap<Pid, Survey>, contents: &mut Contents) -> Result<Captured> {
     let root = frozen.processes[0].pid;
     namespaces::check(&frozen.processes.iter().filter(|p| !p.is_zombie()).map(|p| p.pid).collect::<Vec<_>>())?;
     let mut tree = Tree {
@@ -84,6 +86,7 @@ pub fn capture(frozen: &mut Frozen, family: &Family, surveys: &mut HashMap<Pid, 
             kin: HashMap::new(),
         },
         family,
+        asking: Some(asking),
         inner: HashMap::new(),
         spaces: HashMap::new(),
     };
@@ -104,6 +107,8 @@ pub fn descriptors(captured: &mut Captured, frozen: &Frozen, scan: Scan, content
 struct Tree<'a> {
     captured: Captured,
     family: &'a Family,
+    /// Dropped when the threads of the first process have been asked.
+    asking: Option<Sender<()>>,
     /// Outer to innermost process id.
     inner: HashMap<Pid, Pid>,
     /// The address space of each living process (outer id) so far.
@@ -147,6 +152,8 @@ impl Tree<'_> {
         let (cwd, root) = (files.intern(pid, "cwd")?, files.intern(pid, "root")?);
         let (leader, others) = process.threads.split_first_mut().ok_or_else(|| crate::tracee::gone(pid))?;
         let mut visit = Visit::begin(pid, leader, site)?;
+        let told = threads::ask(&mut visit, others)?;
+        self.asking = None;
         let body = Body {
             space,
             table: member.table,
@@ -158,7 +165,7 @@ impl Tree<'_> {
             timers: timers::capture(&mut visit)?,
             limits: limits::capture(pid)?,
             attributes: process::capture(&mut visit, status, &process.stat)?,
-            threads: threads::capture(&mut visit, others)?.into_iter().map(|(tid, state)| Thread { tid, state }).collect(),
+            threads: threads::capture(&mut visit, others, &told)?.into_iter().map(|(tid, state)| Thread { tid, state }).collect(),
         };
         drop(visit);
         let kin = self.kin(process.stat.ppid, &body, self.inner[&pid] == 1);

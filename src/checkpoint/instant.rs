@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::host::Host;
 use crate::proc::status::Status;
 use crate::proc::{self, maps, Pid};
 use crate::resource::contents::Contents;
-use crate::resource::fd::scan::{Room, Scan};
+use crate::resource::fd::scan::{Room, Scanner};
 use crate::resource::memory::{page_ranges, Mapping, Pages, Survey};
 use crate::sys::sched::{self, Urgent};
 use crate::sys::PAGE;
@@ -145,22 +146,28 @@ fn capture_and_look(frozen: &mut Frozen, forked: &Forked, job: &mut Job<'_>) -> 
     let looks = job.watch.begin_look()?;
     let visited = frozen.processes[0].stat.processor;
     let family = Family::of(frozen)?;
-    let (captured, scan) = thread::scope(|scope| {
-        let scanner = scope.spawn(|| {
+    let several = frozen.processes[0].threads.len() > 1;
+    let (asking, asked) = mpsc::channel();
+    let (family, seen, scanner) = (&family, &looks, Scanner::new(&family.tables));
+    let captured = thread::scope(|scope| {
+        let scanner = &scanner;
+        scope.spawn(move || {
+            // Visited threads run where they ran: behind this one they would wait for its end. One can be kept clear of, not many.
+            if several {
+                let _ = asked.recv();
+            }
             let _urgent = Urgent::begin();
-            // Visited threads run where they ran: behind this one they would wait for its end.
             sched::keep_off(visited);
-            let scan = Scan::of(&family.tables);
-            looks.iter().for_each(|(_, look)| look.help());
-            scan
+            scanner.help();
+            seen.iter().for_each(|(_, look)| look.help());
         });
-        let captured = capture::capture(frozen, &family, job.surveys, job.contents);
+        let captured = capture::capture(frozen, family, asking, job.surveys, job.contents);
+        scanner.help();
         looks.iter().for_each(|(_, look)| look.help());
-        let scan = scanner.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that looks at descriptors failed")));
-        (captured, scan)
+        captured
     });
     let mut captured = captured?;
-    capture::descriptors(&mut captured, frozen, scan?, job.contents, job.options)?;
+    capture::descriptors(&mut captured, frozen, scanner.end()?, job.contents, job.options)?;
     job.watch.end_look(looks, forked)?;
     Ok(captured)
 }

@@ -5,27 +5,42 @@ use crate::error::Result;
 
 /// The key-value rows of a status file.
 #[derive(Debug, Clone)]
-pub struct Status(String);
+pub struct Status {
+    text: String,
+    /// Where each row, its value and the next row begin.
+    rows: Vec<(usize, usize, usize)>,
+}
 
 impl Status {
     /// Of the text of a status file.
     pub fn parse(text: &str) -> Status {
-        Status(text.to_owned())
+        Status::of(text.to_owned())
+    }
+
+    fn of(text: String) -> Status {
+        let mut rows = Vec::with_capacity(64);
+        let mut at = 0;
+        for row in text.split_inclusive('\n') {
+            rows.extend(row.find(':').map(|colon| (at, at + colon + 1, at + row.len())));
+            at += row.len();
+        }
+        Status { text, rows }
     }
 
     /// Reads /proc/PID/status.
     pub fn read(pid: Pid) -> Result<Status> {
-        Ok(Status(text(&path(pid, "status"))?))
+        Ok(Status::of(text(&path(pid, "status"))?))
     }
 
     /// Reads the status file of one thread.
     pub fn read_thread(pid: Pid, tid: Pid) -> Result<Status> {
-        Ok(Status(text(&path(pid, &format!("task/{tid}/status")))?))
+        Ok(Status::of(text(&path(pid, &format!("task/{tid}/status")))?))
     }
 
     /// A row's text; empty if the kernel does not print it.
     pub fn get(&self, key: &str) -> &str {
-        self.0.lines().find_map(|row| row.strip_prefix(key)?.strip_prefix(':')).map_or("", str::trim)
+        let row = self.rows.iter().find(|(row, value, _)| &self.text[*row..value - 1] == key);
+        row.map_or("", |&(_, value, end)| self.text[value..end].trim())
     }
 
     /// A row's decimal numbers.

@@ -60,14 +60,25 @@ pub struct State {
     pub credentials: credentials::State,
 }
 
-/// Reads all of the visiting thread and of `others`, the other threads of its process; in this order, each with its innermost id.
-pub fn capture(visit: &mut Visit<'_>, others: &mut [Thread]) -> Result<Vec<(Pid, State)>> {
+/// What threads told of themselves, and their status files.
+pub struct Told {
+    statuses: Vec<Status>,
+    answers: Vec<Answers>,
+}
+
+/// Has the visiting thread and `others`, the other threads of its process, tell what only they can.
+pub fn ask(visit: &mut Visit<'_>, others: &mut [Thread]) -> Result<Told> {
     let (pid, leader) = (visit.pid(), visit.thread().tid);
     let tids = std::iter::once(leader).chain(others.iter().map(|thread| thread.tid));
     let statuses = tids.map(|tid| Status::read_thread(pid, tid)).collect::<Result<Vec<_>>>()?;
     let answers = visit.chorus(others, &statuses)?;
-    let leader = visit.thread().clone();
-    let known = std::iter::once(&leader).chain(&*others).zip(&answers).zip(&statuses);
+    Ok(Told { statuses, answers })
+}
+
+/// Reads all of these threads after they were asked; in the same order, each with its innermost id.
+pub fn capture(visit: &mut Visit<'_>, others: &[Thread], told: &Told) -> Result<Vec<(Pid, State)>> {
+    let (pid, leader) = (visit.pid(), visit.thread().clone());
+    let known = std::iter::once(&leader).chain(others).zip(&told.answers).zip(&told.statuses);
     known.map(|((thread, answers), status)| Ok((status.innermost("NSpid")?, one(pid, thread, answers, status, visit.memory())?))).collect()
 }
 

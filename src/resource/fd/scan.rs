@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{self, AtomicUsize};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::info::{Directory, Info};
 use super::{DescriptionId, Slot};
@@ -103,42 +105,21 @@ impl Scan {
     /// Duplicates all descriptors of `holders`, one process per distinct table, in table order; they are stopped.
     /// Hold a [`Room`] from before the freeze, and the pause is shorter.
     pub fn of(holders: &[Pid]) -> Result<Scan> {
-        let mut scan = Scan { holders: holders.to_vec(), found: Vec::new(), tables: Vec::new(), index: HashMap::new(), by_inode: BTreeMap::new() };
-        holders.iter().try_for_each(|&pid| scan.read_table(pid))?;
-        Ok(scan)
-    }
-
-    /// Duplicates all descriptors of the next table.
-    fn read_table(&mut self, pid: Pid) -> Result<()> {
-        let process = pidfd::open(pid).map_err(|e| Error::io(format!("pid {pid}: cannot take hold of its descriptors"), e))?;
-        let infos = Directory::open(pid)?;
-        let mut seen = Vec::new();
-        // Not fd: listing a directory of /proc makes an inode per entry, and those of fdinfo are wanted anyway.
-        for number in proc::numbers(&proc::path(pid, "fdinfo"))? {
-            let fd = pidfd::get(process.as_fd(), number).map_err(|e| explain(pid, number, e))?;
-            let info = Info::read(&infos, number)?;
-            let found = self.add(fd, info.clone(), pid, number, false)?;
-            if (0..=2).contains(&number) {
-                let lowest = self.found[found].stdio.map_or(number, |other| other.min(number));
-                self.found[found].stdio = Some(lowest);
-            }
-            seen.push(Seen { number, found, info });
-        }
-        self.tables.push(seen);
-        Ok(())
+        let scanner = Scanner::new(holders);
+        scanner.help();
+        scanner.end()
     }
 
     /// Adds a descriptor that was in flight to description `to`.
     pub fn add_passed(&mut self, fd: OwnedFd, to: DescriptionId) -> Result<DescriptionId> {
         let own = std::process::id() as Pid;
-        let info = Info::read(&Directory::open(own)?, fd.as_raw_fd())?;
         let (holder, number) = (self.found[to].holder, self.found[to].number);
-        self.add(fd, info, holder, number, true)
+        let info = Info::read(&Directory::open(own)?, fd.as_raw_fd())?;
+        let seen = Duplicate::examine(fd, info, holder, number)?;
+        self.add(seen, holder, number, true)
     }
 
-    fn add(&mut self, fd: OwnedFd, info: Info, holder: Pid, number: i32, passed: bool) -> Result<DescriptionId> {
-        let failed = |e: nix::Error| Error::io(format!("pid {holder} fd {number}: cannot examine it"), e);
-        let stat = nix::sys::stat::fstat(&fd).map_err(failed)?;
+    fn add(&mut self, Duplicate { fd, stat, path, info }: Duplicate, holder: Pid, number: i32, passed: bool) -> Result<DescriptionId> {
         let key = Key(stat.st_dev, stat.st_ino, info.flags, info.position, info.number("eventfd-id"));
         let group = self.index.entry(key).or_default();
         let place = search(group, &self.found, &fd).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot compare it with others (kcmp; needs CONFIG_KCMP)"), e))?;
@@ -149,7 +130,6 @@ impl Scan {
         let id = self.found.len();
         group.insert(at, id);
         self.by_inode.entry((stat.st_dev, stat.st_ino)).or_default().push(id);
-        let path = link(&fd, &stat, &info).map_err(|e| Error::io(format!("pid {holder} fd {number}: cannot read its link"), e))?;
         let link = path.to_string_lossy().into_owned();
         self.found.push(Found { fd, stat, holder, number, passed, stdio: None, link, path, info });
         Ok(id)
@@ -164,6 +144,103 @@ impl Scan {
     pub fn at(&self, table: usize, fd: i32) -> Option<DescriptionId> {
         let seen = &self.tables[table];
         seen.binary_search_by_key(&fd, |seen| seen.number).ok().map(|at| seen[at].found)
+    }
+}
+
+/// A descriptor of ours for one of the target's, and what it is.
+struct Duplicate {
+    fd: OwnedFd,
+    stat: libc::stat,
+    path: PathBuf,
+    info: Info,
+}
+
+impl Duplicate {
+    fn take(process: &OwnedFd, infos: &Directory, pid: Pid, number: i32) -> Result<Duplicate> {
+        let fd = pidfd::get(process.as_fd(), number).map_err(|e| explain(pid, number, e))?;
+        Duplicate::examine(fd, Info::read(infos, number)?, pid, number)
+    }
+
+    fn examine(fd: OwnedFd, info: Info, pid: Pid, number: i32) -> Result<Duplicate> {
+        let stat = nix::sys::stat::fstat(&fd).map_err(|e| Error::io(format!("pid {pid} fd {number}: cannot examine it"), e))?;
+        let path = link(&fd, &stat, &info).map_err(|e| Error::io(format!("pid {pid} fd {number}: cannot read its link"), e))?;
+        Ok(Duplicate { fd, stat, path, info })
+    }
+}
+
+/// The duplicating, in parts that several threads may share.
+pub struct Scanner {
+    holders: Vec<Pid>,
+    list: OnceLock<Result<List>>,
+    next: AtomicUsize,
+    taken: Mutex<Result<Vec<(usize, Duplicate)>>>,
+}
+
+/// All descriptors of all tables.
+struct List {
+    /// For each table its holder's process descriptor and fdinfo directory.
+    holders: Vec<(OwnedFd, Directory)>,
+    /// Table and number.
+    numbers: Vec<(usize, i32)>,
+}
+
+impl List {
+    fn read(pids: &[Pid]) -> Result<List> {
+        let mut list = List { holders: Vec::new(), numbers: Vec::new() };
+        for (table, &pid) in pids.iter().enumerate() {
+            let process = pidfd::open(pid).map_err(|e| Error::io(format!("pid {pid}: cannot take hold of its descriptors"), e))?;
+            list.holders.push((process, Directory::open(pid)?));
+            // Not fd: listing a directory of /proc makes an inode per entry, and those of fdinfo are wanted anyway.
+            list.numbers.extend(proc::numbers(&proc::path(pid, "fdinfo"))?.into_iter().map(|number| (table, number)));
+        }
+        Ok(list)
+    }
+}
+
+impl Scanner {
+    /// Of the tables of `holders`: see [`Scan::of`].
+    pub fn new(holders: &[Pid]) -> Scanner {
+        Scanner { holders: holders.to_vec(), list: OnceLock::new(), next: AtomicUsize::new(0), taken: Mutex::new(Ok(Vec::new())) }
+    }
+
+    /// Duplicates descriptors that nobody has duplicated, until there are none; what another thread has begun is not waited for.
+    pub fn help(&self) {
+        let Ok(list) = self.list.get_or_init(|| List::read(&self.holders)) else { return };
+        let mut own = Vec::new();
+        loop {
+            let at = self.next.fetch_add(1, atomic::Ordering::Relaxed);
+            let Some(&(table, number)) = list.numbers.get(at) else { break };
+            let (process, infos) = &list.holders[table];
+            match Duplicate::take(process, infos, self.holders[table], number) {
+                Ok(duplicate) => own.push((at, duplicate)),
+                Err(e) => {
+                    *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Err(e);
+                    return;
+                }
+            }
+        }
+        if let Ok(taken) = self.taken.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            taken.append(&mut own);
+        }
+    }
+
+    /// Ends the duplicating, once all who helped are done, and finds out which descriptors lead to the same description.
+    pub fn end(self) -> Result<Scan> {
+        let mut taken = self.taken.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        let list = self.list.into_inner().unwrap_or_else(|| List::read(&self.holders))?;
+        taken.sort_unstable_by_key(|(at, _)| *at);
+        let mut scan = Scan { tables: self.holders.iter().map(|_| Vec::new()).collect(), holders: self.holders, found: Vec::new(), index: HashMap::new(), by_inode: BTreeMap::new() };
+        for (at, duplicate) in taken {
+            let (table, number) = list.numbers[at];
+            let info = duplicate.info.clone();
+            let found = scan.add(duplicate, scan.holders[table], number, false)?;
+            if (0..=2).contains(&number) {
+                let lowest = scan.found[found].stdio.map_or(number, |other| other.min(number));
+                scan.found[found].stdio = Some(lowest);
+            }
+            scan.tables[table].push(Seen { number, found, info });
+        }
+        Ok(scan)
     }
 }
 
