@@ -76,7 +76,12 @@ fn a_twin_holds_the_memory_of_the_instant_and_leaves_no_trace() {
 
 #[test]
 fn blank_processes_and_threads_have_the_ids_we_choose() {
-    let free = (20_000..30_000).find(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()).unwrap();
+    // Half of all ids away from those that other processes get just now.
+    let number = |path: &str| -> i32 { std::fs::read_to_string(path).unwrap().split_whitespace().last().unwrap().parse().unwrap() };
+    let (last, most) = (number("/proc/loadavg"), number("/proc/sys/kernel/pid_max"));
+    let distant = ((last + most / 2) % most).max(1000);
+    let is_free = |pid: &i32| (*pid..pid + 8).all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let free = (distant..most - 8).chain(1000..most - 8).find(is_free).unwrap();
     let mut blank = Blank::spawn(free).unwrap();
     assert_eq!(blank.call(libc::SYS_getpid, [0; 6]).unwrap(), free as u64);
     let hole = 0x1000_0000_0000;
