@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[allow(dead_code)]
@@ -12,6 +13,12 @@ mod kit;
 use kit::{build, eventually, ps, rounds, stillframe, Stage};
 
 const MIB: &str = "256";
+
+/// The tests look at all pagers of the machine: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The pagers and guardians of the program under test, by their names.
 fn pagers() -> Vec<(i32, String)> {
@@ -50,6 +57,7 @@ fn assert_nothing_stays(pid: i32) {
 
 #[test]
 fn memory_is_right_however_it_is_used_on_its_way() {
+    let _alone = alone();
     let program = build("lazy", "churn");
     for round in 0..rounds(2, 30) {
         let stage = Stage::new();
@@ -84,6 +92,7 @@ fn strike(round: usize) -> Vec<&'static str> {
 
 #[test]
 fn an_instance_whose_pager_is_killed_dies_and_never_sees_wrong_data() {
+    let _alone = alone();
     let program = build("lazy", "churn");
     let stage = Stage::new();
     let frame = frame_of(&stage, &program);
@@ -116,6 +125,7 @@ fn an_instance_whose_pager_is_killed_dies_and_never_sees_wrong_data() {
 
 #[test]
 fn a_damaged_block_ends_the_instance_in_words() {
+    let _alone = alone();
     let program = build("lazy", "churn");
     let stage = Stage::new();
     let frame = frame_of(&stage, &program);
@@ -139,6 +149,7 @@ fn a_damaged_block_ends_the_instance_in_words() {
 
 #[test]
 fn a_checkpoint_waits_for_the_last_page() {
+    let _alone = alone();
     let program = build("lazy", "churn");
     let stage = Stage::new();
     let frame = frame_of(&stage, &program);
