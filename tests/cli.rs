@@ -184,6 +184,7 @@ fn a_store_that_cannot_be_written_is_said_and_the_program_runs_on() {
 fn frames_that_are_not_there_are_said() {
     let store = Store::new();
     store.fails(&["list", "--store", "/nonexistent/store"], "does not exist");
+    store.fails(&["status", "--config", "/nonexistent.toml"], "name it with --config");
     assert!(store.ok(&["list"]).contains("no frames"));
     assert_eq!(store.json(&["list", "--json"]), Value::Array(Vec::new()));
     assert!(store.ok(&["verify", "--all"]).contains("no frames"));

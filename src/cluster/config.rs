@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// A whole configuration.
 #[derive(Debug, Clone)]
@@ -459,7 +459,8 @@ mod check;
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).at("read", path)?;
+        let unread = |e| Error::io(format!("cannot read the cluster's configuration {}; name it with --config or STILLFRAME_CLUSTER", path.display()), e);
+        let text = std::fs::read_to_string(path).map_err(unread)?;
         Config::parse(&text).map_err(|e| e.context_path(path))
     }
 
